@@ -1,0 +1,1 @@
+"""Coupled discrete diffusion: the tokens of a masked diffusion model, decoded jointly."""

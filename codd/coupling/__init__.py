@@ -1,0 +1,1 @@
+"""Couplings: a denoiser's factorised output times a circuit, as exact joint distributions."""

@@ -1,0 +1,1 @@
+"""Decoding: which tokens to fix at each step, and how to draw them together."""

@@ -1,0 +1,237 @@
+"""What to decode and how, checked before any work is done."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codd.coupling.couplings import COUPLINGS, CouplingSettings
+from codd.decoding.base import Decodable
+from codd.decoding.samplers import SAMPLERS, SamplingRule
+from codd.decoding.schedules import EvenSchedule, FixedSchedule, Schedule, split_evenly
+from codd.decoding.selection import SELECTIONS
+from codd.errors import DecodingError
+
+MODES = ("block", "full")
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How to decode; see `codd.decoding.loop.generate` for what each means.
+
+    Attributes:
+        new_tokens: N, tokens to generate after each prompt.
+        steps: Denoiser calls for all N tokens.
+        tokens_per_step: Tokens to fix at each denoiser call; exactly one of the two is given.
+        mode: One of `MODES`.
+        block_length: Tokens of a block; None in mode "full".
+        selection: A name in `SELECTIONS`.
+        sampler: A name in `SAMPLERS`.
+        temperature: At least 0.
+        top_p: In (0, 1], or None.
+        coupling: A coupling's name or its settings, or None for the model's own.
+        mask_ratio_limit: In [0, 1], or None.
+        seed: Seed of everything random.
+    """
+
+    new_tokens: int
+    steps: int | None = None
+    tokens_per_step: int | None = None
+    mode: str = "block"
+    block_length: int | None = None
+    selection: str = "low_confidence"
+    sampler: str = "exact"
+    temperature: float = 1.0
+    top_p: float | None = None
+    coupling: str | CouplingSettings | None = None
+    mask_ratio_limit: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks every field.
+
+        Raises:
+            DecodingError: If a field is impossible, or two of them contradict each other.
+        """
+        _one_of("mode", self.mode, MODES)
+        _one_of("selection", self.selection, SELECTIONS)
+        _one_of("sampler", self.sampler, SAMPLERS)
+        if isinstance(self.coupling, str):
+            _one_of("coupling", self.coupling, COUPLINGS)
+        if self.new_tokens < 1:
+            raise DecodingError(f"new_tokens: expected at least 1, found {self.new_tokens}")
+        self._check_blocks()
+        self._check_pace()
+        self._check_sampling()
+
+    @property
+    def region_length(self) -> int:
+        """Tokens decoded together: the block, or all new tokens in mode "full"."""
+        return self.new_tokens if self.block_length is None else self.block_length
+
+    @property
+    def num_regions(self) -> int:
+        """Number of blocks; 1 in mode "full"."""
+        return self.new_tokens // self.region_length
+
+    @property
+    def rule(self) -> SamplingRule:
+        """What the sampler is told."""
+        return SamplingRule(self.selection, self.temperature, self.top_p)
+
+    def schedules(self) -> list[Schedule]:
+        """The schedule of each region, from left to right."""
+        if self.tokens_per_step is not None:
+            return [FixedSchedule(self.tokens_per_step)] * self.num_regions
+        assert self.steps is not None  # one of the two is given: _check_pace
+        return [EvenSchedule(steps) for steps in split_evenly(self.steps, self.num_regions)]
+
+    def check_model(self, model: Decodable) -> None:
+        """Checks that the model can decode so.
+
+        Raises:
+            DecodingError: If the block, or all new tokens in mode "full", do not fit.
+        """
+        name, limit, what = "new_tokens", model.max_length, "longest sequence"
+        if self.mode == "block":
+            name = "block_length"
+            limit, what = min((model.window, "window"), (model.max_length, what))
+        if self.region_length > limit:
+            raise DecodingError(
+                f"{name}: expected at most the model's {what}, {limit}, found {self.region_length}"
+            )
+
+    def _check_blocks(self) -> None:
+        length = self.block_length
+        if self.mode == "full" and length is not None:
+            raise DecodingError(f"block_length: expected none in mode 'full', found {length}")
+        if self.mode == "full":
+            return
+        if length is None or length < 1:
+            raise DecodingError(
+                f"block_length: expected at least 1 in mode 'block', found {length}"
+            )
+        if self.new_tokens % length:
+            raise DecodingError(
+                f"block_length: expected a divisor of new_tokens = {self.new_tokens}, "
+                f"found {length}"
+            )
+
+    def _check_pace(self) -> None:
+        if (self.steps is None) == (self.tokens_per_step is None):
+            raise DecodingError(
+                "steps, tokens_per_step: expected exactly one of them, found "
+                f"{self.steps} and {self.tokens_per_step}"
+            )
+        if self.steps is not None and not self.num_regions <= self.steps <= self.new_tokens:
+            raise DecodingError(
+                f"steps: expected {self.num_regions} (one a block) to {self.new_tokens} "
+                f"(one a token), found {self.steps}"
+            )
+        pace = self.tokens_per_step
+        if pace is not None and not 1 <= pace <= self.region_length:
+            raise DecodingError(
+                f"tokens_per_step: expected 1 to {self.region_length}, found {pace}"
+            )
+
+    def _check_sampling(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise DecodingError(
+                f"temperature: expected a finite number of at least 0, found {self.temperature}"
+            )
+        if self.sampler == "exact" and self.temperature != 1.0:
+            raise DecodingError(
+                "temperature: expected 1 with sampler 'exact' (no sharper joint can be drawn "
+                f"exactly; 'latent' and 'any_order' take one), found {self.temperature}"
+            )
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise DecodingError(f"top_p: expected 0 < top_p <= 1, found {self.top_p}")
+        if self.top_p is not None and self.sampler != "any_order":
+            raise DecodingError(
+                f"top_p: expected none with sampler {self.sampler!r} (only 'any_order' can "
+                f"truncate), found {self.top_p}"
+            )
+        limit = self.mask_ratio_limit
+        if limit is not None and not 0.0 <= limit <= 1.0:
+            raise DecodingError(f"mask_ratio_limit: expected 0 to 1, found {limit}")
+
+
+def check_prompts(prompts: Sequence[Tensor], num_categories: int) -> None:
+    """Checks that prompts are lists of visible tokens.
+
+    Args:
+        prompts: Ids of each row.
+        num_categories: V.
+
+    Raises:
+        DecodingError: If there is none, or one is no (P,) int64 tensor of ids in [0, V), or two
+            lie on different devices.
+    """
+    _check_rows("prompts", prompts)
+    _check_ids("prompts", prompts, num_categories, mask_id=None)
+
+
+def check_sequences(sequences: Sequence[Tensor], steps: int, model: Decodable) -> None:
+    """Checks that sequences hold visible and masked tokens and fit the model.
+
+    Args:
+        sequences: Ids of each row.
+        steps: Denoiser calls.
+        model: What shall fill them.
+
+    Raises:
+        DecodingError: If there is none, or one is no (L,) int64 tensor of at most `max_length`
+            ids in [0, V) or equal to the mask id, or two lie on different devices, or no row has
+            as many masked tokens as there are steps.
+    """
+    _check_rows("sequences", sequences)
+    longest = max(range(len(sequences)), key=lambda i: len(sequences[i]))
+    if len(sequences[longest]) > model.max_length:
+        raise DecodingError(
+            f"sequences[{longest}]: expected at most {model.max_length} tokens, "
+            f"found {len(sequences[longest])}"
+        )
+    _check_ids("sequences", sequences, model.num_categories, model.mask_id)
+    most = max(int((sequence == model.mask_id).sum()) for sequence in sequences)
+    if not 1 <= steps <= most:
+        raise DecodingError(
+            f"steps: expected 1 to {most}, the most masked tokens of a sequence, found {steps}"
+        )
+
+
+def _check_rows(name: str, rows: Sequence[Tensor]) -> None:
+    if not len(rows):
+        raise DecodingError(f"{name}: expected at least one, found none")
+    for i, row in enumerate(rows):
+        if row.dim() != 1 or row.dtype != torch.int64:
+            raise DecodingError(
+                f"{name}[{i}]: expected int64 of one dimension, found {row.dtype} of shape "
+                f"{tuple(row.shape)}"
+            )
+        if row.device != rows[0].device:
+            raise DecodingError(
+                f"{name}[{i}]: expected device {rows[0].device}, found {row.device}"
+            )
+
+
+def _check_ids(name: str, rows: Sequence[Tensor], num_categories: int, mask_id: int | None) -> None:
+    ids = torch.cat(tuple(rows))
+    wrong = (ids < 0) | (ids >= num_categories)
+    if mask_id is not None:
+        wrong &= ids != mask_id
+    if not bool(wrong.any()):
+        return
+    place = int(wrong.byte().argmax())
+    ends = torch.tensor([len(row) for row in rows]).cumsum(dim=0)
+    also = "" if mask_id is None else f" or the mask id {mask_id}"
+    raise DecodingError(
+        f"{name}[{int((ends <= place).sum())}]: expected ids 0 to {num_categories - 1}{also}, "
+        f"found {int(ids[place])}"
+    )
+
+
+def _one_of(name: str, found: str, known: Iterable[str]) -> None:
+    if found not in known:
+        listed = ", ".join(repr(k) for k in known)
+        raise DecodingError(f"{name}: expected one of {listed}, found {found!r}")

@@ -1,0 +1,201 @@
+"""How the tokens of one step are drawn from the distribution over a window.
+
+Every sampler works on all rows at once, gives exactly the ordinary parallel decoding when the
+distribution is factorised, and calls no denoiser.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from codd.coupling.distribution import TokenDistribution
+from codd.decoding.selection import score, select
+
+
+@dataclass(frozen=True)
+class SamplingRule:
+    """How to choose positions and how sharply to draw their tokens.
+
+    Attributes:
+        selection: A name in `SELECTIONS`.
+        temperature: Divides log-probabilities; 0 takes the most likely token.
+        top_p: Draws from the smallest set of tokens that holds this much probability after the
+            temperature is applied; None draws from all. Only `any_order` can apply it.
+    """
+
+    selection: str = "low_confidence"
+    temperature: float = 1.0
+    top_p: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Commitment:
+    """What a sampler fixed.
+
+    Attributes:
+        tokens: (B, W) int64; meaningful where chosen.
+        chosen: (B, W) bool, True where a token was fixed.
+    """
+
+    tokens: Tensor
+    chosen: Tensor
+
+
+Sampler = Callable[["TokenDistribution", Tensor, Tensor, SamplingRule, torch.Generator], Commitment]
+
+
+def exact(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    counts: Tensor,
+    rule: SamplingRule,
+    generator: torch.Generator,
+) -> Commitment:
+    """Draws the whole window jointly, once, and keeps the chosen positions.
+
+    The temperature is 1: a sharper joint cannot be drawn exactly.
+
+    Args:
+        distribution: Over the W tokens of each row's window.
+        candidates: (B, W) bool, positions that may be fixed.
+        counts: (B,) int64, how many to fix.
+        rule: Which positions; its temperature and top-p do not count.
+        generator: Source of positions and tokens.
+
+    Returns:
+        The chosen positions and their tokens.
+    """
+    return _draw_window(distribution, candidates, counts, rule, 1.0, generator)
+
+
+def latent(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    counts: Tensor,
+    rule: SamplingRule,
+    generator: torch.Generator,
+) -> Commitment:
+    """Draws the circuit's latent choices exactly, then each token with its temperature.
+
+    Latent-variable sampling of Li et al. 2026 (arXiv 2603.00045).
+
+    Args:
+        distribution: Over the W tokens of each row's window.
+        candidates: (B, W) bool, positions that may be fixed.
+        counts: (B,) int64, how many to fix.
+        rule: Which positions, and the temperature; its top-p does not count.
+        generator: Source of positions, latent choices and tokens.
+
+    Returns:
+        The chosen positions and their tokens.
+    """
+    return _draw_window(distribution, candidates, counts, rule, rule.temperature, generator)
+
+
+def any_order(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    counts: Tensor,
+    rule: SamplingRule,
+    generator: torch.Generator,
+) -> Commitment:
+    """Fixes tokens one by one, each from its exact conditional given those already fixed.
+
+    Before each token the exact marginals are computed anew and the position with the best score
+    is next. Any-order autoregressive sampling of Li et al. 2026 (arXiv 2603.00045). At temperature
+    1 without top-p the tokens follow the joint distribution exactly, in whatever order.
+
+    Args:
+        distribution: Over the W tokens of each row's window.
+        candidates: (B, W) bool, positions that may be fixed.
+        counts: (B,) int64, how many to fix.
+        rule: Which positions, temperature and top-p.
+        generator: Source of positions and tokens.
+
+    Returns:
+        The chosen positions and their tokens.
+    """
+    counts = torch.minimum(counts, candidates.sum(dim=1))
+    tokens, observed = distribution.values, distribution.observed
+    chosen = torch.zeros_like(candidates)
+    for turn in range(int(counts.max()) if counts.numel() else 0):
+        if turn:
+            distribution = distribution.condition(tokens, observed)
+        allowed = candidates & ~chosen
+        following, drawn = _draw_one(distribution, allowed, turn < counts, rule, generator)
+        tokens = torch.where(following, drawn.unsqueeze(1), tokens)
+        observed = observed | following
+        chosen = chosen | following
+    return Commitment(tokens=tokens, chosen=chosen)
+
+
+SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
+    {"exact": exact, "latent": latent, "any_order": any_order}
+)
+
+
+def draw(
+    probabilities: Tensor, temperature: float, top_p: float | None, generator: torch.Generator
+) -> Tensor:
+    """Draws one token a row, with temperature and nucleus truncation.
+
+    Args:
+        probabilities: (B, V), rows sum to 1.
+        temperature: Divides log-probabilities; 0 takes the most likely token.
+        top_p: Keeps the smallest set of tokens that holds this much probability after the
+            temperature is applied (Holtzman et al. 2020, arXiv 1904.09751); None keeps all.
+        generator: Source of the tokens.
+
+    Returns:
+        (B,) int64.
+    """
+    if temperature == 0.0:
+        return probabilities.argmax(dim=-1)
+    weights = probabilities
+    if temperature != 1.0:
+        weights = torch.softmax(probabilities.log() / temperature, dim=-1)
+    if top_p is not None and top_p < 1.0:
+        weights = _nucleus(weights, top_p)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def _draw_one(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    wanted: Tensor,
+    rule: SamplingRule,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The best candidate (B, W) of each row in which one is wanted (B,), and its token (B,)."""
+    marginals = distribution.marginals()  # (B, W, V)
+    scores = score(rule.selection, lambda: marginals, candidates, generator)
+    following = select(scores, candidates, wanted.long())
+    position = following.byte().argmax(dim=1)
+    conditional = marginals[torch.arange(len(position), device=position.device), position]
+    return following, draw(conditional, rule.temperature, rule.top_p, generator)
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = ordered.masked_fill(before >= top_p, 0.0)
+    return torch.zeros_like(probabilities).scatter(1, order, kept)
+
+
+def _draw_window(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    counts: Tensor,
+    rule: SamplingRule,
+    temperature: float,
+    generator: torch.Generator,
+) -> Commitment:
+    chosen = candidates
+    if bool((counts < candidates.sum(dim=1)).any()):
+        scores = score(rule.selection, distribution.marginals, candidates, generator)
+        chosen = select(scores, candidates, counts)
+    tokens = distribution.sample(1, temperature=temperature, generator=generator)[:, 0]
+    return Commitment(tokens=tokens, chosen=chosen)

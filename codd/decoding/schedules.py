@@ -1,0 +1,70 @@
+"""How many tokens each row fixes at a step."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Schedule(Protocol):
+    """A rule for the number of tokens to fix at each step."""
+
+    def num_steps(self, length: int) -> int:
+        """Number of steps that fix `length` masked tokens."""
+
+    def quota(self, masked: Tensor, steps_left: int) -> Tensor:
+        """Number of tokens to fix now.
+
+        Args:
+            masked: (B,) int64 tokens still masked.
+            steps_left: Steps left, this one included.
+
+        Returns:
+            (B,) int64, at most `masked`.
+        """
+
+
+@dataclass(frozen=True)
+class EvenSchedule:
+    """Spreads the masked tokens evenly over a number of steps.
+
+    Each step fixes masked // steps tokens, and one more in the first masked % steps steps (the
+    schedule of LLaDA, Nie et al. 2025, arXiv 2502.09992).
+
+    Attributes:
+        steps: Number of steps.
+    """
+
+    steps: int
+
+    def num_steps(self, length: int) -> int:
+        """Number of steps, whatever the length."""
+        return self.steps
+
+    def quota(self, masked: Tensor, steps_left: int) -> Tensor:
+        """Number of tokens to fix now, (B,): masked / steps_left, rounded up."""
+        return (masked + steps_left - 1) // steps_left
+
+
+@dataclass(frozen=True)
+class FixedSchedule:
+    """Fixes the same number of tokens at each step, and what is left at the last.
+
+    Attributes:
+        tokens_per_step: Tokens to fix at a step.
+    """
+
+    tokens_per_step: int
+
+    def num_steps(self, length: int) -> int:
+        """Number of steps: length / tokens_per_step, rounded up."""
+        return -(-length // self.tokens_per_step)
+
+    def quota(self, masked: Tensor, steps_left: int) -> Tensor:
+        """Number of tokens to fix now, (B,), whatever the number of steps left."""
+        return masked.clamp(max=self.tokens_per_step)
+
+
+def split_evenly(total: int, parts: int) -> list[int]:
+    """Splits `total` into `parts` whole numbers, the first total % parts one larger."""
+    return [total // parts + (i < total % parts) for i in range(parts)]

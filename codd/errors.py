@@ -1,0 +1,41 @@
+"""Errors raised by codd; each names the object, what was expected and what was found."""
+
+
+class CoddError(ValueError):
+    """Base class of every error that codd raises on bad input."""
+
+
+class ConfigError(CoddError):
+    """A configuration value is impossible, or two of them contradict each other."""
+
+
+class VocabularyError(CoddError):
+    """Text or ids that a vocabulary cannot represent, or a damaged vocabulary description."""
+
+
+class CorpusError(CoddError):
+    """A text source is missing, unreadable, empty or too short."""
+
+
+class DenoiserError(CoddError):
+    """A denoiser was called with tokens or masks that it cannot take."""
+
+
+class CouplingError(CoddError):
+    """A denoiser's output and a circuit cannot be coupled, or their joint has nothing to say."""
+
+
+class CheckpointError(CoddError):
+    """A checkpoint is missing, damaged, of another format version, or belongs to another run."""
+
+
+class DecodingError(CoddError):
+    """A decoding request that cannot be carried out."""
+
+
+class EvaluationError(CoddError):
+    """A measurement that cannot be made."""
+
+
+class TrainingError(CoddError):
+    """A training run cannot go on."""

@@ -1,0 +1,117 @@
+"""Results as tables to read and as JSON to keep."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from codd.checkpoint import write_atomically
+from codd.evaluation.few_step import FewStepCell, FewStepResult, TextQuality
+from codd.evaluation.gap import FACTORISED, SEQUENTIAL, GapResult
+from codd.evaluation.statistics import Estimate
+
+
+def gap_table(result: GapResult) -> Table:
+    """Log-likelihoods by mask ratio, and the share of the gap that each variant closes."""
+    windows = len(result.log_likelihoods[FACTORISED])
+    table = Table(
+        title="Conditional log-likelihood, nats per masked token",
+        caption=f"{windows} windows, block of {result.protocol.block}; ± one standard error",
+    )
+    table.add_column("mask ratio")
+    for ratio in result.protocol.ratios:
+        table.add_column(f"{ratio:.3g}", justify="right")
+    table.add_column("mean from 1/4", justify="right")
+    for label in (SEQUENTIAL, FACTORISED, *result.variants):
+        table.add_row(label, *(_figure(e, 3) for e in result.level(label)), "")
+    table.add_section()
+    table.add_row("gap", *(_figure(e, 3) for e in result.gap()), "")
+    for label in result.variants:
+        shares = (_percent(e) for e in result.closed(label))
+        table.add_row(f"closed by {label}", *shares, _percent(result.mean_closed(label)))
+    return table
+
+
+def few_step_table(result: FewStepResult) -> Table:
+    """Judge score, entropy, unknown words, share recovered and time of every cell."""
+    table = Table(
+        title=f"Blocks of {result.protocol.block} tokens, by tokens a step",
+        caption=(
+            f"{len(result.real.scores)} prompts; score: judge's nats per token; entropy: 3-grams, "
+            "nats; seconds: a step of a batch; ± one standard error"
+        ),
+    )
+    for name in ("order", "variant", "tokens a step"):
+        table.add_column(name)
+    for name in ("score", "entropy", "unknown words", "recovered", "denoiser s", "coupling s"):
+        table.add_column(name, justify="right")
+    table.add_row("", "real text", "", *_quality_cells(result.real), "", "", "")
+    previous = None
+    for cell in result.cells.values():
+        if (cell.order, cell.label) != previous:
+            table.add_section()
+        previous = cell.order, cell.label
+        table.add_row(*_cell_row(result, cell))
+    return table
+
+
+def as_text(content: RenderableType, width: int = 140) -> str:
+    """Renders a table as plain text.
+
+    Args:
+        content: What a table function returned.
+        width: Characters a line.
+    """
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(content)
+    return capture.get()
+
+
+def write_json(path: str | Path, result: GapResult | FewStepResult) -> None:
+    """Writes a result's JSON in one step: a reader never sees half of it.
+
+    Args:
+        path: The file; its folder is made if missing.
+        result: What was measured.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode("utf-8"))
+
+
+def _cell_row(result: FewStepResult, cell: FewStepCell) -> list[str]:
+    recovered = result.recovered(cell.label, cell.order, cell.tokens_per_step)
+    return [
+        cell.order,
+        cell.label,
+        str(cell.tokens_per_step),
+        *_quality_cells(cell.quality),
+        _percent(recovered),
+        f"{cell.denoiser_seconds:.4f}",
+        f"{cell.coupling_seconds:.4f}",
+    ]
+
+
+def _quality_cells(quality: TextQuality) -> list[str]:
+    return [
+        _figure(quality.score, 3),
+        _figure(quality.entropy, 3),
+        _percent(quality.unknown_words),
+    ]
+
+
+def _figure(estimate: Estimate, digits: int) -> str:
+    return f"{estimate.value:.{digits}f} ±{estimate.standard_error:.{digits}f}"
+
+
+def _percent(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "–"
+    return f"{100 * estimate.value:.1f} ±{100 * estimate.standard_error:.1f} %"

@@ -1,0 +1,1 @@
+"""Modulators: a denoiser's hidden states turned into circuit parameters or latent potentials."""

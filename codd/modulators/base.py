@@ -1,0 +1,103 @@
+"""What every modulator offers, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+import pcircuits as pc
+from codd.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Modulation:
+    """What a modulator makes of hidden states.
+
+    Attributes:
+        parameters: Name -> log-weights of the modulated circuit, shared or (B, ...).
+        latent: Node name -> (B, K) log-potentials over latent units; None without any.
+    """
+
+    parameters: Mapping[str, Tensor]
+    latent: dict[str, Tensor] | None = field(default=None)
+
+
+class Modulator(Protocol):
+    """Turns hidden states into the parameters of a circuit over the same window."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+
+    @property
+    def plan(self) -> pc.Plan:
+        """The circuit whose parameters are made; not always the one that was learned."""
+
+    def __call__(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Modulation:
+        """Makes parameters.
+
+        Args:
+            hidden: (B, W, D) the denoiser's hidden states on the window.
+            parameters: The learned circuit's normalised log-weights by name.
+        """
+
+
+def position_nodes(plan: pc.Plan) -> tuple[str, ...]:
+    """For each variable the name of the topmost node that depends on it alone.
+
+    For a hidden Markov model that is the emission of its position: potentials there weight the
+    hidden states.
+
+    Args:
+        plan: The circuit.
+
+    Raises:
+        ConfigError: If those nodes differ in their numbers of units.
+    """
+    found: dict[int, str] = {}
+    sizes: dict[int, int] = {}
+    for node, name in plan.circuit.node_names.items():
+        if len(node.scope) == 1:
+            variable = next(iter(node.scope))
+            found[variable], sizes[variable] = name, node.num_units
+    if len(set(sizes.values())) != 1:
+        raise ConfigError(
+            f"a modulator needs equally many units at every variable; "
+            f"found {sorted(set(sizes.values()))}"
+        )
+    return tuple(found[variable] for variable in range(plan.num_variables))
+
+
+def num_position_units(plan: pc.Plan) -> int:
+    """Number of units K of the nodes that `position_nodes` names."""
+    layer, _ = plan.places[position_nodes(plan)[0]]
+    return plan.layers[layer].num_units
+
+
+class Head(nn.Module):
+    """Low-rank read-out of hidden states: norm, D -> rank, activation, rank -> outputs.
+
+    The last matrix starts at zero, so a new head changes nothing, and it is reached by a gradient
+    because what comes before is not zero.
+
+    Args:
+        hidden_size: D.
+        rank: Width of the bottleneck.
+        num_outputs: Outputs a position.
+    """
+
+    def __init__(self, hidden_size: int, rank: int, num_outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.down = nn.Linear(hidden_size, rank)
+        self.up = nn.Linear(rank, num_outputs)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, W, D) hidden states -> (B, W, num_outputs)."""
+        found: Tensor = self.up(nn.functional.silu(self.down(self.norm(hidden))))
+        return found

@@ -1,0 +1,34 @@
+"""Modulators by name."""
+
+from __future__ import annotations
+
+import pcircuits as pc
+from codd.errors import ConfigError
+from codd.modulators.latent import LatentModulator
+from codd.modulators.parametric import ParametricModulator
+from codd.modulators.static import StaticModulator
+
+MODULATORS = ("static", "latent", "parametric")
+
+AnyModulator = StaticModulator | LatentModulator | ParametricModulator
+
+
+def make_modulator(kind: str, plan: pc.Plan, hidden_size: int, *, rank: int = 64) -> AnyModulator:
+    """Makes a new modulator.
+
+    Args:
+        kind: One of `MODULATORS`.
+        plan: The learned circuit's plan.
+        hidden_size: Width D of the denoiser's hidden states.
+        rank: Width of the bottlenecks; "static" has none.
+
+    Raises:
+        ConfigError: If there is no such kind, or it does not fit the circuit.
+    """
+    if kind == "static":
+        return StaticModulator(plan)
+    if kind == "latent":
+        return LatentModulator(plan, hidden_size, rank)
+    if kind == "parametric":
+        return ParametricModulator(plan, hidden_size, rank)
+    raise ConfigError(f"modulator must be one of {MODULATORS}; found {kind!r}")

@@ -1,0 +1,1 @@
+"""Training: text to windows, masking, loss, and a loop that can be stopped and resumed."""

@@ -1,0 +1,274 @@
+"""Text for training: one corpus is three tuples of documents that share no long passages.
+
+The default corpus needs no download: it is the English prose of Python's own documentation (the
+help topics behind ``help()`` and the docstrings of the standard library), read from the running
+interpreter. It differs a little between Python versions, so a corpus carries its fingerprint.
+"""
+
+import ast
+import hashlib
+import json
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codd.errors import CorpusError
+
+MIN_DOCSTRING = 40
+SHINGLE = 50
+VALID_PERCENT = 4
+TEST_PERCENT = 6
+
+_SKIPPED_FOLDERS = frozenset(
+    {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
+)
+_REPEATED_SIGN = re.compile(r"([^\w\s])\1{3,}")
+_WORD_START = re.compile(r"\b\w")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A named text.
+
+    Attributes:
+        name: Unique and stable name.
+        text: The text.
+        group: Documents of one group fall into the same split; the name by default.
+    """
+
+    name: str
+    text: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents split into train, valid and test.
+
+    Attributes:
+        train: Texts to learn from.
+        valid: Texts for choices made during training.
+        test: Texts for reported figures.
+        sha256: Hex digest of all three splits.
+        source: What the text is, in words.
+    """
+
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+    sha256: str
+    source: str
+
+
+def python_documentation() -> Corpus:
+    """Builds the default corpus from the running interpreter's help topics and docstrings.
+
+    Returns:
+        About two million characters of English technical prose.
+
+    Raises:
+        CorpusError: If this Python was installed without its library sources.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    documents = [*_help_topics(), *_library_docstrings(folder)]
+    cleaned = [replace(d, text=normalise_prose(d.text)) for d in documents]
+    return build_corpus(cleaned, source="documentation of the Python standard library")
+
+
+def read_text_files(paths: Sequence[str | Path], *, split_paragraphs: bool = False) -> Corpus:
+    """Builds a corpus from UTF-8 text files.
+
+    Args:
+        paths: The files; each is one document unless `split_paragraphs`.
+        split_paragraphs: Make every block between blank lines a document of its own.
+
+    Raises:
+        CorpusError: If a file is missing or not UTF-8, or too few documents remain.
+    """
+    documents = []
+    for path in map(Path, paths):
+        text = _read_utf8(path)
+        parts = re.split(r"\n\s*\n", text) if split_paragraphs else [text]
+        documents += [Document(f"{path.name}#{i}", part.strip()) for i, part in enumerate(parts)]
+    return build_corpus(documents, source=", ".join(Path(p).name for p in paths))
+
+
+def read_jsonl(path: str | Path, *, field: str = "text") -> Corpus:
+    """Builds a corpus from a file with one JSON object a line; each is a document.
+
+    Args:
+        path: The file, UTF-8.
+        field: The key whose string value is the text.
+
+    Raises:
+        CorpusError: If the file is missing, a line is not such an object, or too few remain.
+    """
+    path = Path(path)
+    documents = []
+    for number, line in enumerate(_read_utf8(path).split("\n"), start=1):
+        if line.strip():
+            text = _json_field(line, field, where=f"{path}, line {number}")
+            documents.append(Document(f"{path.name}#{number}", text.strip()))
+    return build_corpus(documents, source=path.name)
+
+
+def build_corpus(documents: Iterable[Document], *, source: str) -> Corpus:
+    """Removes repeated passages, splits by document name and fingerprints the result.
+
+    About 90 / 4 / 6 % of the documents go to train / valid / test.
+
+    Args:
+        documents: Any order; names should be unique and stable.
+        source: What the text is, in words; kept in the corpus.
+
+    Raises:
+        CorpusError: If fewer than three different documents remain.
+    """
+    ordered = sorted(documents, key=lambda d: (d.name, d.text))
+    distinct = _without_near_duplicates(d for d in ordered if d.text)
+    if len(distinct) < 3:
+        raise CorpusError(
+            f"corpus {source!r}: expected at least 3 different documents to split into train, "
+            f"valid and test, found {len(distinct)}"
+        )
+    train, valid, test = _split(distinct)
+    valid = _without_copies(valid, of=train)
+    test = _without_copies(test, of=[*train, *valid])
+    return _fingerprinted(train, valid, test, source)
+
+
+def normalise_prose(text: str) -> str:
+    """Strips indentation, runs of blanks and lines, and long rules such as ``=====``."""
+    lines = (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
+    joined = "\n".join(line for line in lines if line)
+    return _REPEATED_SIGN.sub(r"\1\1\1", joined)
+
+
+def _help_topics() -> list[Document]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        # Some distributions package the help topics apart; the docstrings alone still do.
+        return []
+    return [Document(f"topic/{name}", text) for name, text in topics.items()]
+
+
+def _library_docstrings(folder: Path) -> Iterator[Document]:
+    files = sorted(folder.rglob("*.py"))
+    if not files:
+        raise CorpusError(
+            f"default corpus: expected the standard library's .py files in {folder}, found none"
+        )
+    for file in files:
+        relative = file.relative_to(folder)
+        if not _SKIPPED_FOLDERS.intersection(relative.parts):
+            yield from _docstrings(file, relative.with_suffix("").as_posix())
+
+
+def _docstrings(file: Path, module: str) -> Iterator[Document]:
+    with warnings.catch_warnings():
+        # Old library modules contain invalid escapes; that is no concern of the reader's.
+        warnings.simplefilter("ignore")
+        try:
+            tree = ast.parse(file.read_bytes())
+        except SyntaxError:
+            return
+    # Docstrings of one module resemble each other: they stay in one split.
+    for document in _walk_docstrings(tree, module):
+        yield replace(document, group=module)
+
+
+def _walk_docstrings(node: ast.AST, name: str) -> Iterator[Document]:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    if isinstance(node, documented):
+        text = ast.get_docstring(node)
+        if text and len(text) >= MIN_DOCSTRING:
+            yield Document(name, text)
+    for child in ast.iter_child_nodes(node):
+        inner = f"{name}.{child.name}" if isinstance(child, documented[1:]) else name
+        yield from _walk_docstrings(child, inner)
+
+
+def _shingles(text: str) -> set[str]:
+    """The passages of SHINGLE characters that begin at a word; the whole text if shorter."""
+    starts = (match.start() for match in _WORD_START.finditer(text))
+    found = {text[i : i + SHINGLE] for i in starts if i + SHINGLE <= len(text)}
+    return found or {text}
+
+
+def _without_near_duplicates(documents: Iterable[Document]) -> list[Document]:
+    seen: set[str] = set()
+    kept = []
+    for document in documents:
+        shingles = _shingles(document.text)
+        if 2 * len(shingles & seen) <= len(shingles):
+            kept.append(document)
+            seen |= shingles
+    return kept
+
+
+def _without_copies(documents: list[Document], of: list[Document]) -> list[Document]:
+    """Drops a document most of which stands inside others, even inside a much longer one."""
+    seen: set[str] = set()
+    for document in of:
+        seen |= _shingles(document.text)
+    kept = []
+    for document in documents:
+        shingles = _shingles(document.text)
+        if 2 * len(shingles & seen) <= len(shingles):
+            kept.append(document)
+    return kept
+
+
+def _rank(document: Document) -> int:
+    """A number in 0..9999 that depends on the name only, not on Python's salted hash."""
+    name = document.group or document.name
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10_000
+
+
+def _split(documents: list[Document]) -> tuple[list[Document], list[Document], list[Document]]:
+    test_end = 100 * TEST_PERCENT
+    valid_end = test_end + 100 * VALID_PERCENT
+    test = [d for d in documents if _rank(d) < test_end]
+    valid = [d for d in documents if test_end <= _rank(d) < valid_end]
+    train = [d for d in documents if _rank(d) >= valid_end]
+    if train and valid and test:
+        return train, valid, test
+    # So few documents that the shares left a split empty: the lowest ranks fill them.
+    by_rank = sorted(documents, key=_rank)
+    return by_rank[2:], by_rank[1:2], by_rank[:1]
+
+
+def _fingerprinted(
+    train: list[Document], valid: list[Document], test: list[Document], source: str
+) -> Corpus:
+    first, second, third = (tuple(d.text for d in split) for split in (train, valid, test))
+    digest = hashlib.sha256(json.dumps([first, second, third]).encode()).hexdigest()
+    return Corpus(train=first, valid=second, test=third, sha256=digest, source=source)
+
+
+def _read_utf8(path: Path) -> str:
+    if not path.is_file():
+        raise CorpusError(f"text file {path}: expected an existing file, found none")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"text file {path}: expected UTF-8, found byte {error.object[error.start]:#04x} "
+            f"at offset {error.start}"
+        ) from error
+
+
+def _json_field(line: str, field: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{where}: expected a JSON object, found {line[:40]!r}") from error
+    if not isinstance(value, dict) or not isinstance(value.get(field), str):
+        raise CorpusError(
+            f"{where}: expected an object with a string {field!r}, found {line[:40]!r}"
+        )
+    return str(value[field])

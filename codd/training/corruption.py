@@ -1,0 +1,96 @@
+"""Masking: which tokens of a window the denoiser must predict.
+
+The forward process of masked diffusion hides every token independently with probability t
+(Sahoo et al. 2024, arXiv 2406.07524). A part of the windows keeps its first tokens visible, so the
+denoiser also learns to complete a block after a clean prompt, which is how it is used.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CorruptedBatch:
+    """Windows with some tokens masked.
+
+    Attributes:
+        tokens: (B, L) ids with `mask_id` where masked: what the denoiser sees.
+        targets: (B, L) the clean ids.
+        masked: (B, L) bool, True where masked.
+        ratio: (B,) the mask ratio t in (0, 1] each window was drawn with.
+        candidates: (B,) number of positions that could have been masked.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    masked: Tensor
+    ratio: Tensor
+    candidates: Tensor
+
+
+def stratified_ratios(count: int, generator: torch.Generator) -> Tensor:
+    """Mask ratios that cover (0, 1] evenly: one uniform shift of a regular grid.
+
+    The low-variance sampler of Kingma et al. 2021 (arXiv 2107.00630, section I.1).
+
+    Args:
+        count: B.
+        generator: Source of the shift.
+
+    Returns:
+        (B,) float32, increasing but for the wrap-around.
+    """
+    shift = torch.rand(1, generator=generator)
+    return 1.0 - (shift + torch.arange(count) / count) % 1.0
+
+
+def prompted_rows(count: int, fraction: float) -> Tensor:
+    """Spreads `fraction` of the rows evenly, so that they see all mask ratios too.
+
+    Args:
+        count: B.
+        fraction: Share of rows that keep a prompt, in [0, 1].
+
+    Returns:
+        (B,) bool with round-down(B * fraction) rows True.
+    """
+    steps = torch.floor(torch.arange(count + 1, dtype=torch.float64) * fraction)
+    return steps[1:] > steps[:-1]
+
+
+def corrupt(
+    targets: Tensor,
+    ratio: Tensor,
+    prompted: Tensor,
+    *,
+    block_length: int,
+    mask_id: int,
+    generator: torch.Generator,
+) -> CorruptedBatch:
+    """Masks every candidate position independently with its window's ratio.
+
+    Args:
+        targets: (B, L) clean ids.
+        ratio: (B,) t in (0, 1].
+        prompted: (B,) bool; True keeps all but the last `block_length` tokens visible.
+        block_length: Tokens of the block at the window's end.
+        mask_id: The id of a masked token.
+        generator: Source of the masks.
+
+    Returns:
+        The batch as the denoiser sees it, and what it must predict.
+    """
+    length = targets.shape[1]
+    in_block = torch.arange(length) >= length - block_length
+    candidate = in_block | ~prompted[:, None]  # (B, L)
+    hit = torch.rand(targets.shape, generator=generator) < ratio[:, None]
+    masked = hit & candidate
+    return CorruptedBatch(
+        tokens=targets.masked_fill(masked, mask_id),
+        targets=targets,
+        masked=masked,
+        ratio=ratio,
+        candidates=candidate.sum(dim=1),
+    )

@@ -1,0 +1,176 @@
+"""Training the coupling: exact conditional log-likelihood through the denoiser.
+
+The circuit and the modulator learn to make the true masked tokens likely, jointly, given what the
+denoiser says of a partly masked window, over uniformly drawn mask ratios. The denoiser is frozen,
+or trained along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codd.errors import ConfigError
+from codd.model import CoupledModel
+from codd.training.corruption import CorruptedBatch, corrupt, prompted_rows, stratified_ratios
+from codd.training.loop import Group, Outcome, Schedule, optimise, step_seed
+from codd.training.windows import sample_windows
+
+
+@dataclass(frozen=True)
+class CouplingTraining:
+    """How a circuit and a modulator are trained through a denoiser.
+
+    Attributes:
+        batch_size: Windows a step.
+        prompt_fraction: Share of windows of which only the last block is masked.
+        modulator_learning_rate: Peak for the modulator.
+        circuit_learning_rate: Peak for the circuit's log-weights; 0 keeps them as they are.
+        denoiser_learning_rate: Peak for the denoiser; 0 keeps it frozen.
+        validation_windows: Windows a validation uses.
+    """
+
+    batch_size: int = 32
+    prompt_fraction: float = 0.75
+    modulator_learning_rate: float = 2e-3
+    circuit_learning_rate: float = 2e-3
+    denoiser_learning_rate: float = 0.0
+    validation_windows: int = 128
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.validation_windows < 1:
+            raise ConfigError(
+                f"batch_size and validation_windows must be >= 1; found {self.batch_size}, "
+                f"{self.validation_windows}"
+            )
+        if not 0 <= self.prompt_fraction <= 1:
+            raise ConfigError(f"prompt_fraction: expected 0 to 1, found {self.prompt_fraction}")
+
+
+def train_coupling(
+    model: CoupledModel,
+    train: Tensor,
+    valid: Tensor,
+    training: CouplingTraining,
+    schedule: Schedule,
+    folder: str | Path,
+    identity: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Outcome:
+    """Trains a model's circuit and modulator, and on request its denoiser, in place.
+
+    Args:
+        model: The coupled model; its own settings say which coupling is trained.
+        train: (N,) training tokens.
+        valid: (M, L) held-out windows, L the denoiser's longest sequence.
+        training: What is trained and how fast.
+        schedule: How long.
+        folder: Where checkpoints go.
+        identity: JSON values that say what the model and data are.
+        resume: Continue from the checkpoint in `folder` if there is one.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        History and step; losses are nats per masked token of the window.
+
+    Raises:
+        ConfigError: If nothing would be trained.
+        CheckpointError: If `folder` holds a checkpoint of another run.
+    """
+    groups = _groups(model, training)
+    length = model.max_length
+
+    def loss_at(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step_seed(schedule.seed, step))
+        windows = sample_windows(train, length, training.batch_size, generator)
+        return coupling_loss(model, *_draw(model, windows, training, generator), training)
+
+    def validate() -> float:
+        generator = torch.Generator().manual_seed(schedule.seed)
+        count = min(training.validation_windows, len(valid))
+        chosen = valid[torch.randperm(len(valid), generator=generator)[:count]]
+        losses = []
+        for part in chosen.split(training.batch_size):
+            drawn = _draw(model, part, training, generator)
+            losses.append(float(coupling_loss(model, *drawn, training)) * len(part))
+        return sum(losses) / count
+
+    identity = {**identity, "coupling": asdict(model.settings), "training": asdict(training)}
+    return optimise(
+        loss_at,
+        validate,
+        groups,
+        schedule,
+        folder,
+        identity,
+        title="coupling",
+        resume=resume,
+        show_progress=show_progress,
+    )
+
+
+def coupling_loss(
+    model: CoupledModel, batch: CorruptedBatch, start: Tensor, training: CouplingTraining
+) -> Tensor:
+    """Mean negative conditional log-likelihood per masked token of each row's window.
+
+    Args:
+        model: The coupled model.
+        batch: Corrupted sequences (B, L).
+        start: (B,) first position of each row's window.
+        training: Says whether gradients go through the denoiser.
+
+    Returns:
+        A scalar in nats per masked token; rows without a masked token count zero.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and training.denoiser_learning_rate > 0):
+        output = model.denoise(batch.tokens)
+    distribution = model.distribution(output, batch.tokens, start)
+    index = start[:, None] + torch.arange(model.window, device=start.device)
+    log_prob = distribution.log_prob(batch.targets.gather(1, index))
+    masked = batch.masked.gather(1, index).sum(1)
+    return -(log_prob / masked.clamp_min(1)).mean()
+
+
+def _draw(
+    model: CoupledModel, windows: Tensor, training: CouplingTraining, generator: torch.Generator
+) -> tuple[CorruptedBatch, Tensor]:
+    """Corrupted sequences and windows: at the end after a prompt, else anywhere."""
+    count, length = windows.shape
+    prompted = prompted_rows(count, training.prompt_fraction)
+    batch = corrupt(
+        windows,
+        stratified_ratios(count, generator),
+        prompted,
+        block_length=model.block,
+        mask_id=model.mask_id,
+        generator=generator,
+    )
+    latest = length - model.window
+    anywhere = torch.randint(0, latest + 1, (count,), generator=generator)
+    return batch, torch.where(prompted, latest, anywhere)
+
+
+def _groups(model: CoupledModel, training: CouplingTraining) -> list[Group]:
+    candidates = [
+        ("modulator", model.modulator, training.modulator_learning_rate),
+        ("circuit", model.circuit, training.circuit_learning_rate),
+        ("denoiser", model.denoiser, training.denoiser_learning_rate),
+    ]
+    groups = []
+    for prefix, module, rate in candidates:
+        named = {f"{prefix}.{n}": p for n, p in module.named_parameters()}
+        for parameter in named.values():
+            parameter.requires_grad_(rate > 0)
+        if named and rate > 0:
+            groups.append(Group(named, rate))
+    if not groups:
+        raise ConfigError("nothing would be trained: every learning rate is zero")
+    return groups

@@ -1,0 +1,238 @@
+"""Trains the small transformer denoiser: deterministic, interruptible, exactly resumable."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from codd.checkpoint import load_checkpoint, save_checkpoint
+from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
+from codd.errors import CheckpointError, ConfigError, TrainingError
+from codd.training.corpus import Corpus
+from codd.training.corruption import CorruptedBatch, corrupt, prompted_rows, stratified_ratios
+from codd.training.denoiser_config import DenoiserTraining
+from codd.training.denoiser_state import AVERAGE_PREFIX, TrainingState
+from codd.training.interrupt import stop_on_interrupt
+from codd.training.loop import HistoryEntry, checkpoint_of, progress_bar, step_seed
+from codd.training.objective import diffusion_loss, plain_loss, validation_loss
+from codd.training.windows import encode_documents, evaluation_windows, sample_windows
+from codd.vocabulary import Vocabulary, vocabulary_from_json
+
+KIND = "denoiser-training"
+
+
+@dataclass(frozen=True)
+class TrainedDenoiser:
+    """What training returns.
+
+    Attributes:
+        model: The denoiser with averaged weights, float32, in evaluation mode.
+        history: One entry a validation.
+        step: Optimiser steps done; fewer than asked for after an interrupt.
+    """
+
+    model: TransformerDenoiser
+    history: tuple[HistoryEntry, ...]
+    step: int
+
+
+def train_denoiser(
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    model_config: TransformerConfig,
+    training: DenoiserTraining,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> TrainedDenoiser:
+    """Trains a transformer denoiser on a corpus.
+
+    The same arguments give the same weights bit for bit on the same machine with the same number
+    of threads, also across an interruption. The first Ctrl-C ends the run after the current step
+    with a checkpoint; `resume` continues it.
+
+    Args:
+        corpus: Text; its train and valid splits are used.
+        vocabulary: Text to ids; V must be the model's.
+        model_config: Shape of the network.
+        training: How it is trained.
+        folder: Where checkpoints go.
+        resume: Continue from the checkpoint in `folder` if there is one.
+        show_progress: Draw a progress bar and print validations.
+
+    Raises:
+        ConfigError: If the configurations contradict each other.
+        CorpusError: If a split is shorter than a window.
+        CheckpointError: If `folder` holds a checkpoint of another run, or one while not resuming.
+        TrainingError: If the loss stops being finite.
+    """
+    _check_agreement(vocabulary, model_config, training)
+    data = _Data.encoded(corpus, vocabulary, training)
+    identity = _identity(corpus, vocabulary, model_config, training)
+    state = TrainingState(TransformerDenoiser(model_config, seed=training.seed), training)
+    _resume(state, identity, folder, resume=resume)
+    saved = state.step
+    bar = progress_bar("denoiser", state, training.steps, shown=show_progress)
+    with stop_on_interrupt() as stop, bar as report:
+        while state.step < training.steps and not stop.requested:
+            _train_step(state, data)
+            if state.step % training.validate_every == 0 or state.step == training.steps:
+                _validate(state, data)
+            if state.step % training.checkpoint_every == 0:
+                save_checkpoint(folder, state.tensors(), {**identity, **state.metadata()})
+                saved = state.step
+            report()
+        if saved != state.step:
+            save_checkpoint(folder, state.tensors(), {**identity, **state.metadata()})
+    return TrainedDenoiser(state.averaged_model(), tuple(state.history), state.step)
+
+
+def load_trained_denoiser(folder: str | Path) -> tuple[TransformerDenoiser, Vocabulary]:
+    """Reads the averaged weights and the vocabulary out of a training checkpoint.
+
+    Args:
+        folder: What `train_denoiser` was given.
+
+    Returns:
+        The denoiser, float32, in evaluation mode, and its vocabulary.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or not a denoiser's.
+    """
+    checkpoint = load_checkpoint(folder)
+    found = checkpoint.metadata.get("kind")
+    if found != KIND:
+        raise CheckpointError(f"{folder}: expected a checkpoint of kind {KIND!r}, found {found!r}")
+    weights = {
+        name.removeprefix(AVERAGE_PREFIX): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(AVERAGE_PREFIX)
+    }
+    try:
+        model = TransformerDenoiser(TransformerConfig(**checkpoint.metadata["model"]))
+        model.load_state_dict(weights)
+        vocabulary = vocabulary_from_json(checkpoint.metadata["vocabulary"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: missing or misshapen entry: {error}") from error
+    return model.eval().requires_grad_(False), vocabulary
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: Tensor  # (N,)
+    valid: Tensor  # (W, L)
+
+    @classmethod
+    def encoded(cls, corpus: Corpus, vocabulary: Vocabulary, training: DenoiserTraining) -> "_Data":
+        train = encode_documents(corpus.train, vocabulary)
+        valid = encode_documents(corpus.valid, vocabulary)
+        evaluation_windows(train, training.window_length)  # too short a split fails here
+        windows = evaluation_windows(valid, training.window_length)
+        stride = max(1, len(windows) // training.validation_windows)
+        return cls(train, windows[::stride][: training.validation_windows])
+
+
+def _train_step(state: TrainingState, data: _Data) -> None:
+    started = time.perf_counter()
+    seed = step_seed(state.training.seed, state.step)
+    batch = _draw_batch(data.train, state.model.mask_id, state.training, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout draws from the global generator
+        loss = _loss(state, batch)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise TrainingError(f"step {state.step}: expected a finite loss, found {value}")
+    loss.backward()
+    state.descend()
+    state.loss_sum += value
+    state.loss_count += 1
+    state.seconds += time.perf_counter() - started
+
+
+def _draw_batch(
+    tokens: Tensor, mask_id: int, training: DenoiserTraining, seed: int
+) -> CorruptedBatch:
+    generator = torch.Generator().manual_seed(seed)
+    return corrupt(
+        sample_windows(tokens, training.window_length, training.batch_size, generator),
+        stratified_ratios(training.batch_size, generator),
+        prompted_rows(training.batch_size, training.prompt_fraction),
+        block_length=training.block_length,
+        mask_id=mask_id,
+        generator=generator,
+    )
+
+
+def _loss(state: TrainingState, batch: CorruptedBatch) -> Tensor:
+    # A cast copy of the weights runs the whole network in one type: autocast would widen the
+    # norms and narrow again around every matrix product.
+    dtype = state.training.dtype
+    weights = {name: p.to(dtype) for name, p in state.model.named_parameters()}
+    logits = functional_call(state.model, weights, (batch.tokens,)).logits
+    if state.step < state.training.warmup_plain * state.training.steps:
+        return plain_loss(logits, batch)
+    return diffusion_loss(logits, batch)
+
+
+def _validate(state: TrainingState, data: _Data) -> None:
+    started = time.perf_counter()
+    valid_loss = validation_loss(
+        state.averaged_model().to(state.training.dtype),
+        data.valid,
+        block_length=state.training.block_length,
+        prompt_fraction=state.training.prompt_fraction,
+        seed=state.training.seed,
+    )
+    state.seconds += time.perf_counter() - started
+    train_loss = state.loss_sum / max(state.loss_count, 1)
+    state.history.append(HistoryEntry(state.step, train_loss, valid_loss, state.seconds))
+    state.loss_sum, state.loss_count = 0.0, 0
+
+
+def _check_agreement(
+    vocabulary: Vocabulary, model_config: TransformerConfig, training: DenoiserTraining
+) -> None:
+    if model_config.num_categories != vocabulary.size:
+        raise ConfigError(
+            f"num_categories: expected the vocabulary's size {vocabulary.size}, "
+            f"found {model_config.num_categories}"
+        )
+    if training.window_length > model_config.max_length:
+        raise ConfigError(
+            f"window_length: expected at most the model's max_length = "
+            f"{model_config.max_length}, found {training.window_length}"
+        )
+
+
+def _identity(
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    model_config: TransformerConfig,
+    training: DenoiserTraining,
+) -> dict[str, Any]:
+    """What must be equal for a checkpoint to belong to this run, as JSON reads it back."""
+    return {
+        "kind": KIND,
+        "corpus": {"sha256": corpus.sha256, "source": corpus.source},
+        "vocabulary": vocabulary.to_json(),
+        "model": asdict(model_config),
+        "training": {**asdict(training), "betas": list(training.betas)},
+    }
+
+
+def _resume(
+    state: TrainingState, identity: dict[str, Any], folder: str | Path, *, resume: bool
+) -> None:
+    checkpoint = checkpoint_of(folder, identity, resume=resume)
+    if checkpoint is None:
+        return
+    try:
+        state.restore(checkpoint.tensors, checkpoint.metadata)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: missing or misshapen entry: {error}") from error

@@ -1,0 +1,52 @@
+"""Probabilistic circuits over categorical variables: structure, plan, parameters, queries."""
+
+from pcircuits import errors, queries
+from pcircuits.compile.compiler import compile_circuit
+from pcircuits.compile.plan import Cost, Plan
+from pcircuits.execute.api import forward
+from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.prepare import PreparedParameters, prepare
+from pcircuits.io.structure_json import structure_from_json, structure_to_json
+from pcircuits.learning.contexts import context_hmm
+from pcircuits.learning.em import EMSettings, EMState, em_step, fit_em
+from pcircuits.learning.flows import flows
+from pcircuits.learning.gradient import fit_gradient
+from pcircuits.learning.history import History, Record
+from pcircuits.module import CircuitModel, load
+from pcircuits.parameters import random_parameters
+from pcircuits.structure import families
+from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.scope import Scope
+
+__all__ = [
+    "Circuit",
+    "CircuitModel",
+    "Cost",
+    "EMSettings",
+    "EMState",
+    "Evidence",
+    "History",
+    "Input",
+    "KroneckerProduct",
+    "Plan",
+    "PreparedParameters",
+    "Product",
+    "Record",
+    "Scope",
+    "Sum",
+    "compile_circuit",
+    "context_hmm",
+    "em_step",
+    "errors",
+    "families",
+    "fit_em",
+    "fit_gradient",
+    "flows",
+    "forward",
+    "load",
+    "prepare",
+    "queries",
+    "random_parameters",
+    "structure_from_json",
+    "structure_to_json",
+]

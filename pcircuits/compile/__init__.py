@@ -1,0 +1,1 @@
+"""From structure to plan: numpy only, no parameter values."""

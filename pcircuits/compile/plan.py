@@ -1,0 +1,226 @@
+"""The plan: what to compute, layer by layer, as index arrays and parameter names.
+
+A layer holds F nodes of one kind and size (its folds) that are computed as one batched operation.
+Values of a layer have shape (F, B, K): folds, batch, units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from pcircuits.structure.nodes import AnyNode, Circuit
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some folds of one earlier layer: a slice where they are evenly spaced, else indices."""
+
+    layer: int
+    index: slice | np.ndarray
+    num_folds: int
+
+    def folds(self) -> np.ndarray:
+        """(num_folds,) the folds as indices."""
+        if isinstance(self.index, slice):
+            return np.arange(self.index.start, self.index.stop, self.index.step)
+        return self.index
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Where the F values of one child position come from.
+
+    The sources are concatenated along the folds and then, unless `order` is None, permuted by it.
+    """
+
+    sources: tuple[Source, ...]
+    order: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class WeightReference:
+    """The weights of a layer: one parameter for all folds, or one parameter a fold."""
+
+    names: tuple[str, ...]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all folds use one parameter."""
+        return len(self.names) == 1
+
+
+@dataclass(frozen=True)
+class InputLayer:
+    """F input nodes; `variables` (F,) says of which variable each is a function."""
+
+    variables: np.ndarray
+    num_units: int
+    num_categories: int
+    weights: WeightReference
+
+
+@dataclass(frozen=True)
+class ProductLayer:
+    """F elementwise products, one operand for each child position."""
+
+    operands: tuple[Operand, ...]
+    num_units: int
+
+
+@dataclass(frozen=True)
+class KroneckerLayer:
+    """F all-pairs products; `sizes` are the operands' numbers of units."""
+
+    operands: tuple[Operand, ...]
+    sizes: tuple[int, ...]
+    num_units: int
+
+
+@dataclass(frozen=True)
+class SumLayer:
+    """F dense sums over the concatenated units of the operands, whose numbers are `sizes`."""
+
+    operands: tuple[Operand, ...]
+    sizes: tuple[int, ...]
+    num_units: int
+    weights: WeightReference
+
+
+@dataclass(frozen=True)
+class MixingLayer:
+    """F sums that mix unit k of every operand, one weight for each unit and operand."""
+
+    operands: tuple[Operand, ...]
+    sizes: tuple[int, ...]
+    num_units: int
+    weights: WeightReference
+
+
+Layer = InputLayer | ProductLayer | KroneckerLayer | SumLayer | MixingLayer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one evaluation takes.
+
+    Attributes:
+        num_layers: Batched operations, one after the other.
+        num_units: Units of all nodes.
+        num_parameters: Numbers in all parameters.
+        operations: Multiply-adds (sums) and adds (products) for one row with observed values.
+        soft_operations: The same when every variable has soft evidence.
+        value_bytes: Bytes of all layers' values for one row in float32.
+        parameter_bytes: Bytes of all parameters in float32.
+    """
+
+    num_layers: int
+    num_units: int
+    num_parameters: int
+    operations: int
+    soft_operations: int
+    value_bytes: int
+    parameter_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A compiled circuit.
+
+    Attributes:
+        circuit: The circuit that was compiled.
+        layers: Layers, each after those it reads; the last one holds the root alone.
+        parameter_shapes: Parameter name -> shape without batch dimension; rows (the last axis)
+            are distributions.
+        places: Node name -> (layer, fold).
+    """
+
+    circuit: Circuit
+    layers: tuple[Layer, ...]
+    parameter_shapes: Mapping[str, tuple[int, ...]]
+    places: Mapping[str, tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        for name in ("parameter_shapes", "places"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Plan:
+        # Immutable, and as deep as the circuit: copies of a model share its plan.
+        return self
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables L."""
+        return self.circuit.num_variables
+
+    @property
+    def num_categories(self) -> int:
+        """Largest number of categories V."""
+        return self.circuit.num_categories
+
+    @property
+    def num_folds(self) -> tuple[int, ...]:
+        """Number of folds F of every layer."""
+        return tuple(num_folds(layer) for layer in self.layers)
+
+    def cost(self) -> Cost:
+        """Counts layers, units, parameters, operations and bytes."""
+        units = sum(num_folds(layer) * layer.num_units for layer in self.layers)
+        parameters = sum(int(np.prod(shape)) for shape in self.parameter_shapes.values())
+        return Cost(
+            num_layers=len(self.layers),
+            num_units=units,
+            num_parameters=parameters,
+            operations=sum(operations(layer, soft=False) for layer in self.layers),
+            soft_operations=sum(operations(layer, soft=True) for layer in self.layers),
+            value_bytes=4 * units,
+            parameter_bytes=4 * parameters,
+        )
+
+    def __str__(self) -> str:
+        cost = self.cost()
+        rows = [
+            f"{i:5d}  {type(layer).__name__:15s} {num_folds(layer):6d} folds x "
+            f"{layer.num_units:6d} units  {operations(layer, soft=False):14,d} operations"
+            for i, layer in enumerate(self.layers)
+        ]
+        if len(rows) > _PRINTED_LAYERS:
+            half = _PRINTED_LAYERS // 2
+            rows = [*rows[:half], f"  ...  {len(rows) - 2 * half} more layers", *rows[-half:]]
+        total = (
+            f"total: {cost.num_layers} layers, {cost.num_units:,} units, "
+            f"{cost.num_parameters:,} parameters ({cost.parameter_bytes:,} bytes), "
+            f"{cost.operations:,} operations a row ({cost.soft_operations:,} with soft evidence), "
+            f"{cost.value_bytes:,} bytes of values a row"
+        )
+        return "\n".join([f"Plan of {self.circuit!r}", *rows, total])
+
+
+_PRINTED_LAYERS = 24
+
+
+def num_folds(layer: Layer) -> int:
+    """Number of folds F of a layer."""
+    if isinstance(layer, InputLayer):
+        return len(layer.variables)
+    return sum(source.num_folds for source in layer.operands[0].sources)
+
+
+def operations(layer: Layer, *, soft: bool) -> int:
+    """Operations of a layer for one row of the batch."""
+    folds = num_folds(layer)
+    match layer:
+        case InputLayer():
+            return folds * layer.num_units * (layer.num_categories if soft else 1)
+        case SumLayer():
+            return folds * layer.num_units * sum(layer.sizes)
+        case _:
+            return folds * layer.num_units * len(layer.operands)
+
+
+def place_of(plan: Plan, node: AnyNode) -> tuple[int, int]:
+    """The layer and fold of a node of the plan's circuit."""
+    return plan.places[plan.circuit.node_names[node]]

@@ -1,0 +1,1 @@
+"""Evaluation of plans: log-value, its exact gradient, downward messages, and a slow oracle."""

@@ -1,0 +1,76 @@
+"""Public evaluation: checks first, then the implementation that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pcircuits.compile.plan import Plan
+from pcircuits.errors import BackendError, EvidenceError, ParameterError
+from pcircuits.execute import eager, reference
+from pcircuits.execute.evidence import Evidence, check_evidence
+from pcircuits.execute.prepare import PreparedParameters, prepare
+
+Parameters = Mapping[str, Tensor] | PreparedParameters
+
+IMPLEMENTATIONS = ("eager", "reference")
+
+
+def forward(
+    plan: Plan, parameters: Parameters, evidence: Evidence, *, impl: str = "eager"
+) -> Tensor:
+    """Log of the circuit's value: the sum over worlds of weight times potentials.
+
+    With normalised parameters and observed values this is the log-likelihood; with potentials it
+    is log Z. Its gradients are the answers to other queries: with respect to log-potentials the
+    posterior marginals, with respect to log-weights the expected counts.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Name -> log-weights of the declared shape or with a leading batch axis, or
+            what `prepare` made of them.
+        evidence: Evidence about B examples.
+        impl: "eager", or "reference" for the slow float64 oracle (which takes the mapping only).
+
+    Returns:
+        (B,) log-values; -inf, with gradient zero, where the evidence is impossible.
+
+    Raises:
+        EvidenceError: If the evidence does not fit the plan.
+        ParameterError: If the parameters do not.
+        BackendError: If there is no such implementation.
+    """
+    check_evidence(plan, evidence)
+    if impl == "eager":
+        return eager.log_value(plan, prepare_for(plan, parameters, evidence), evidence)
+    if impl == "reference":
+        if isinstance(parameters, PreparedParameters):
+            raise ParameterError("the reference implementation takes the parameters by name")
+        return reference.log_value(plan.circuit, parameters, evidence)
+    raise BackendError(f"impl must be one of {IMPLEMENTATIONS}; found {impl!r}")
+
+
+def prepare_for(plan: Plan, parameters: Parameters, evidence: Evidence) -> PreparedParameters:
+    """Lays out parameters and checks that their batch size fits the evidence's.
+
+    Raises:
+        EvidenceError: If it does not.
+        ParameterError: If the parameters do not fit the plan.
+    """
+    prepared = prepare(plan, parameters)
+    if prepared.batch_size not in (None, 1, evidence.batch_size) and has_batch(evidence):
+        raise EvidenceError(
+            f"evidence is about {evidence.batch_size} examples, the parameters are given for "
+            f"{prepared.batch_size}"
+        )
+    return prepared
+
+
+def has_batch(evidence: Evidence) -> bool:
+    """Whether the evidence says anything, and so has a batch size of its own."""
+    return (
+        evidence.values is not None
+        or evidence.log_potentials is not None
+        or bool(evidence.latent_log_potentials)
+    )

@@ -1,0 +1,175 @@
+"""The fast executor in PyTorch: one differentiable function for a whole plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcircuits.compile.plan import InputLayer, Plan
+from pcircuits.execute.backward import inner_gradients
+from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.inputs import input_values, observe
+from pcircuits.execute.layers import inner_values
+from pcircuits.execute.prepare import PreparedParameters
+from pcircuits.execute.weights import Weights
+
+
+def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> Tensor:
+    """(B,) log of the circuit's value under checked evidence, differentiable twice.
+
+    The first gradient is computed by hand from the layers' values alone; a gradient of a gradient
+    (training through marginals) repeats the forward pass as ordinary operations.
+    """
+    latent = latent_potentials(plan, prepared, evidence)
+    leaves = leaf_values(plan, prepared, evidence, latent)
+    offsets = {i: value for i, value in latent.items() if i not in leaves}
+    weights = {i: w for i, w in prepared.weights.items() if i not in leaves}
+    tensors = [*leaves.values(), *offsets.values(), *_distinct_logs(weights).values()]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        value: Tensor = _Evaluation.apply(plan, weights, tuple(leaves), tuple(offsets), *tensors)
+        return value
+    return inner_values(plan, leaves, offsets, weights)[-1][0, :, 0]
+
+
+def all_values(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence
+) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """Log-values (F, B, K) and latent potentials of all layers, by ordinary operations."""
+    latent = latent_potentials(plan, prepared, evidence)
+    leaves = leaf_values(plan, prepared, evidence, latent)
+    return inner_values(plan, leaves, latent, prepared.weights), latent
+
+
+def leaf_values(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence, latent: Mapping[int, Tensor]
+) -> dict[int, Tensor]:
+    """Input layer -> (F, B, K) log-values, with their latent potentials."""
+    batch_size = joint_batch_size(prepared, evidence)
+    observation = observe(evidence, batch_size, prepared.dtype)
+    leaves: dict[int, Tensor] = {}
+    for i, layer in enumerate(plan.layers):
+        if isinstance(layer, InputLayer):
+            value = input_values(plan, layer, prepared.weights[i], observation)
+            leaves[i] = value + latent[i] if i in latent else value
+    return leaves
+
+
+def joint_batch_size(prepared: PreparedParameters, evidence: Evidence) -> int:
+    """Number of examples that evidence and parameters speak of."""
+    return max(prepared.batch_size or 1, evidence.batch_size)
+
+
+def latent_potentials(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence
+) -> dict[int, Tensor]:
+    """Layer -> (F, B, K) latent log-potentials, zero for nodes that have none."""
+    batch_size = joint_batch_size(prepared, evidence)
+    by_layer: dict[int, dict[int, Tensor]] = {}
+    for name, potentials in (evidence.latent_log_potentials or {}).items():
+        layer, fold = plan.places[name]
+        by_layer.setdefault(layer, {})[fold] = potentials.to(prepared.dtype)
+    stacked = {}
+    for layer, folds in by_layer.items():
+        some = next(iter(folds.values()))
+        zero = some.new_zeros(()).expand(batch_size, some.shape[1])
+        stacked[layer] = torch.stack([folds.get(f, zero) for f in range(plan.num_folds[layer])])
+    return stacked
+
+
+def _distinct_logs(weights: Mapping[int, Weights]) -> dict[int, Tensor]:
+    return {id(w): w.log for w in weights.values()}
+
+
+class _Evaluation(torch.autograd.Function):
+    """Inner layers as one node of the autograd graph, with the backward of `backward.py`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        weights: dict[int, Weights],
+        leaf_layers: tuple[int, ...],
+        offset_layers: tuple[int, ...],
+        *tensors: Tensor,
+    ) -> Tensor:
+        leaves, offsets, _ = _unpack(leaf_layers, offset_layers, tensors)
+        # New objects: what is cached in them must not tie this call to the caller's graph.
+        detached = _rebind(weights, {id(w): w.log.detach() for w in weights.values()})
+        values = inner_values(plan, leaves, offsets, detached)
+        ctx.plan, ctx.original, ctx.weights = plan, weights, detached
+        ctx.leaf_layers, ctx.offset_layers = leaf_layers, offset_layers
+        ctx.values = values[len(leaves) :] if _leaves_first(plan, leaves) else values
+        ctx.save_for_backward(*tensors)
+        root = values[-1][0, :, 0].clone()
+        ctx.impossible = root == -torch.inf
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        # A root of -inf has a gradient of zero by convention; below sums it would come out so.
+        gradient = gradient.masked_fill(ctx.impossible, 0.0)
+        if torch.is_grad_enabled():
+            return (None, None, None, None, *_differentiable_gradients(ctx, gradient))
+        tensors = ctx.saved_tensors
+        leaves, offsets, _ = _unpack(ctx.leaf_layers, ctx.offset_layers, tensors)
+        values = ctx.values
+        if _leaves_first(ctx.plan, leaves):
+            values = [*leaves.values(), *values]
+        first_weight = 4 + len(leaves) + len(offsets)
+        keys = list(_distinct_logs(ctx.original))
+        wanted_keys = {
+            key
+            for key, needed in zip(keys, ctx.needs_input_grad[first_weight:], strict=True)
+            if needed
+        }
+        wanted = frozenset(i for i, w in ctx.original.items() if id(w) in wanted_keys)
+        flows, logs = inner_gradients(
+            ctx.plan,
+            values,
+            ctx.weights,
+            gradient,
+            offset_layers=frozenset(offsets),
+            kept=frozenset((*leaves, *offsets)),
+            wanted=wanted,
+        )
+        detached = {id(w): id(ctx.weights[i]) for i, w in ctx.original.items()}
+        return (
+            *(None, None, None, None),
+            *(flows[i] for i in leaves),
+            *(flows[i] for i in offsets),
+            *(logs.get(detached[key]) for key in keys),
+        )
+
+
+def _leaves_first(plan: Plan, leaves: Mapping[int, Tensor]) -> bool:
+    """Whether the input layers come before all others, so that saving them once is enough."""
+    return list(leaves) == list(range(len(leaves)))
+
+
+def _unpack(
+    leaf_layers: tuple[int, ...], offset_layers: tuple[int, ...], tensors: tuple[Tensor, ...]
+) -> tuple[dict[int, Tensor], dict[int, Tensor], tuple[Tensor, ...]]:
+    first, second = len(leaf_layers), len(leaf_layers) + len(offset_layers)
+    leaves = dict(zip(leaf_layers, tensors[:first], strict=True))
+    offsets = dict(zip(offset_layers, tensors[first:second], strict=True))
+    return leaves, offsets, tensors[second:]
+
+
+def _rebind(weights: Mapping[int, Weights], logs: Mapping[int, Tensor]) -> dict[int, Weights]:
+    made = {key: Weights(log) for key, log in logs.items()}
+    return {i: made[id(w)] for i, w in weights.items()}
+
+
+def _differentiable_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
+    tensors = ctx.saved_tensors
+    leaves, offsets, logs = _unpack(ctx.leaf_layers, ctx.offset_layers, tensors)
+    keys = list(_distinct_logs(ctx.original))
+    weights = _rebind(ctx.original, dict(zip(keys, logs, strict=True)))
+    value = inner_values(ctx.plan, leaves, offsets, weights)[-1][0, :, 0]
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(torch.autograd.grad(value, wanted, gradient, create_graph=True, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]

@@ -1,0 +1,1 @@
+"""Files: the package's own format."""

@@ -1,0 +1,1 @@
+"""Learning parameters from data: expected counts, EM and gradient ascent."""

@@ -1,0 +1,185 @@
+"""A circuit with parameters as a thin `nn.Module`: methods call the functions of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pcircuits import queries
+from pcircuits.compile.compiler import compile_circuit
+from pcircuits.compile.plan import Plan
+from pcircuits.errors import ParameterError
+from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.prepare import PreparedParameters, prepare
+from pcircuits.io.folder import load_folder, save_folder
+from pcircuits.parameters import (
+    check_log_weights,
+    log_of_probabilities,
+    normalise,
+    random_parameters,
+)
+from pcircuits.structure.nodes import Circuit
+
+
+class CircuitModel(nn.Module):
+    """A plan and its parameters.
+
+    The module's parameters are unnormalised log-weights; every use normalises their rows, so any
+    optimiser may change them freely.
+
+    Args:
+        circuit: The circuit, or a plan made from it.
+        seed: Seed of the random initial parameters.
+
+    Attributes:
+        plan: The compiled circuit.
+    """
+
+    def __init__(self, circuit: Circuit | Plan, *, seed: int = 0) -> None:
+        super().__init__()
+        self.plan = circuit if isinstance(circuit, Plan) else compile_circuit(circuit)
+        self._names = tuple(self.plan.parameter_shapes)
+        initial = random_parameters(self.plan, seed=seed)
+        # A list, since a module's parameter names may not contain dots and a circuit's may.
+        self.log_weights = nn.ParameterList([initial[name] for name in self._names])
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit."""
+        return self.plan.circuit
+
+    def log_parameters(self) -> dict[str, Tensor]:
+        """Name -> normalised log-weights; gradients flow to the module's parameters."""
+        return {
+            name: normalise(weights)
+            for name, weights in zip(self._names, self.log_weights, strict=True)
+        }
+
+    @torch.no_grad()
+    def set_log_parameters(self, log_weights: Mapping[str, Tensor]) -> None:
+        """Replaces log-weights.
+
+        Args:
+            log_weights: Name -> log-weights of the declared shape; others stay as they are.
+
+        Raises:
+            ParameterError: If a name is unknown, a shape is wrong or a row cannot be normalised.
+        """
+        for name, new in log_weights.items():
+            if name not in self._names:
+                raise ParameterError(f"no parameter {name!r}; found {sorted(self._names)[:8]}")
+            if tuple(new.shape) != self.plan.parameter_shapes[name]:
+                raise ParameterError(
+                    f"parameter {name!r} has shape {tuple(new.shape)}; "
+                    f"expected {self.plan.parameter_shapes[name]}"
+                )
+        merged = dict(zip(self._names, self.log_weights, strict=True)) | dict(log_weights)
+        check_log_weights(self.plan, merged)
+        for name, own in zip(self._names, self.log_weights, strict=True):
+            if name in log_weights:
+                own.copy_(log_weights[name])
+
+    def probabilities(self) -> dict[str, Tensor]:
+        """Name -> probabilities; rows (the last axis) sum to 1."""
+        return {name: log.detach().exp() for name, log in self.log_parameters().items()}
+
+    def set_probabilities(self, probabilities: Mapping[str, Tensor]) -> None:
+        """Replaces parameters by probabilities.
+
+        Args:
+            probabilities: Name -> non-negative numbers whose rows sum to 1; others stay.
+
+        Raises:
+            ParameterError: If a name is unknown or a tensor is not a set of distributions.
+        """
+        self.set_log_parameters(
+            {n: log_of_probabilities(self.plan, n, p) for n, p in probabilities.items()}
+        )
+
+    def prepare(self) -> PreparedParameters:
+        """The current parameters laid out once, for many queries in a row without gradients."""
+        with torch.no_grad():
+            return prepare(self.plan, self.log_parameters())
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """(B,) log Z; see `log_evidence`."""
+        return self.log_evidence(evidence)
+
+    def log_likelihood(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
+        """(B,) log-probability of the observed part of values (B, L)."""
+        return queries.log_likelihood(self.plan, self.log_parameters(), values, observed)
+
+    def log_evidence(self, evidence: Evidence) -> Tensor:
+        """(B,) log of the sum over worlds of probability times potentials."""
+        return queries.log_evidence(self.plan, self.log_parameters(), evidence)
+
+    def conditional_log_likelihood(self, values: Tensor, evidence: Evidence) -> Tensor:
+        """(B,) log p(values | evidence) of values (B, L)."""
+        return queries.conditional_log_likelihood(
+            self.plan, self.log_parameters(), values, evidence
+        )
+
+    def marginals(self, evidence: Evidence) -> Tensor:
+        """(B, L, V) posterior of every variable."""
+        return queries.marginals(self.plan, self.log_parameters(), evidence)
+
+    def latent_marginals(self, evidence: Evidence, nodes: Sequence[str]) -> dict[str, Tensor]:
+        """Node name -> (B, K) posterior of the units of nodes."""
+        return queries.latent_marginals(self.plan, self.log_parameters(), evidence, nodes)
+
+    def leave_one_out(self, evidence: Evidence) -> Tensor:
+        """(B, L, V) posterior of every variable given the evidence about all others."""
+        return queries.leave_one_out(self.plan, self.log_parameters(), evidence)
+
+    def pairwise_marginals(self, evidence: Evidence, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, P, V, V) posterior of pairs of variables."""
+        return queries.pairwise_marginals(self.plan, self.log_parameters(), evidence, pairs)
+
+    def mutual_information(self, evidence: Evidence | None = None) -> Tensor:
+        """(B, L, L) mutual information in nats, entropies on the diagonal."""
+        return queries.mutual_information(self.plan, self.log_parameters(), evidence)
+
+    def sample(
+        self,
+        num_samples: int,
+        evidence: Evidence | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """(num_samples, L) exact samples, or (B, num_samples, L) with evidence."""
+        return queries.sample(
+            self.plan,
+            self.log_parameters(),
+            num_samples,
+            evidence,
+            temperature=temperature,
+            generator=generator,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes circuit and parameters to a folder; see `docs/file-format.md`."""
+        save_folder(path, self.circuit, self.log_parameters())
+
+
+def load(path: str | Path) -> CircuitModel:
+    """Reads a model that `CircuitModel.save` wrote.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The model, with the stored floating-point type.
+
+    Raises:
+        FormatError: If it is not there, damaged, or of another format or version.
+        ParameterError: If a stored row is not a distribution.
+    """
+    circuit, log_weights = load_folder(path)
+    model = CircuitModel(circuit)
+    model.to(next(iter(log_weights.values())).dtype)
+    model.set_log_parameters(log_weights)
+    return model

@@ -1,0 +1,262 @@
+"""Posterior marginals of variables, pairs of variables and latent units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pcircuits.compile.plan import InputLayer, Plan
+from pcircuits.errors import EvidenceError
+from pcircuits.execute.api import Parameters, forward, prepare_for
+from pcircuits.execute.eager import all_values, joint_batch_size
+from pcircuits.execute.evidence import Evidence, check_evidence
+from pcircuits.execute.layers import log_sum
+from pcircuits.execute.outward import messages
+from pcircuits.execute.prepare import PreparedParameters
+from pcircuits.execute.weights import log_matmul_transposed
+from pcircuits.queries.likelihood import require_possible
+
+
+def marginals(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
+    """P(X_i = v | evidence) of every variable, all in one backward pass.
+
+    They are the gradient of log Z with respect to the log-potentials (Darwiche, 2003).
+    Differentiable where the parameters or potentials are.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights by name.
+        evidence: Evidence of any kind; a variable's own evidence counts.
+
+    Returns:
+        (B, L, V); rows sum to 1, observed variables are one-hot.
+
+    Raises:
+        EvidenceError: If the evidence does not fit the circuit or is impossible.
+    """
+    found, log_z = marginals_and_log_value(plan, parameters, evidence)
+    require_possible(log_z)
+    return found
+
+
+def marginals_and_log_value(
+    plan: Plan, parameters: Parameters, evidence: Evidence
+) -> tuple[Tensor, Tensor]:
+    """As `marginals`, with (B,) log Z; rows of impossible examples are zero but where observed."""
+    check_evidence(plan, evidence)
+    prepared = prepare_for(plan, parameters, evidence)
+    graph = torch.is_grad_enabled() and _needs_gradient(prepared, evidence)
+    if not graph:
+        prepared = prepared.detach()
+    batch_size = joint_batch_size(prepared, evidence)
+    shape = (batch_size, plan.num_variables, plan.num_categories)
+    potentials = evidence.log_potentials
+    if potentials is None:
+        potentials = _reference_tensor(prepared).new_zeros(()).expand(shape)
+    with torch.enable_grad():
+        probe = torch.zeros_like(potentials, dtype=prepared.dtype).requires_grad_()
+        own = potentials if graph else potentials.detach()
+        log_z = forward(plan, prepared, replace(evidence, log_potentials=own + probe))
+        found = None  # stays so where everything is observed and nothing depends on the probe
+        if log_z.requires_grad:
+            (found,) = torch.autograd.grad(
+                log_z.sum(), probe, create_graph=graph, allow_unused=True
+            )
+        if found is None:
+            found = torch.zeros_like(probe)
+    if evidence.categories is not None:
+        found = found.new_zeros(shape).scatter_add(2, evidence.categories, found)
+    mask = evidence.mask()
+    if mask is not None:
+        assert evidence.values is not None
+        values = torch.where(mask, evidence.values, 0).long()
+        one_hot = torch.nn.functional.one_hot(values, plan.num_categories).to(found.dtype)
+        found = torch.where(mask[..., None], one_hot, found)
+    return found, log_z if graph else log_z.detach()
+
+
+def leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
+    """P(X_i = v | evidence about all the other variables), for every variable.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights by name.
+        evidence: Evidence of any kind; a variable's own value or potentials do not count for it.
+
+    Returns:
+        (B, L, V); rows sum to 1.
+
+    Raises:
+        EvidenceError: If the evidence does not fit the circuit, or leaves a variable no value.
+    """
+    return log_leave_one_out(plan, parameters, evidence).exp()
+
+
+def log_leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
+    """Logarithm of `leave_one_out`, (B, L, V): the downward messages through the input tables.
+
+    Differentiable where the parameters or potentials are. See `leave_one_out`.
+    """
+    check_evidence(plan, evidence)
+    prepared = prepare_for(plan, parameters, evidence)
+    values, latent = all_values(plan, prepared, evidence)
+    down = messages(plan, values, latent, prepared.weights)
+    by_variable: list[list[Tensor]] = [[] for _ in range(plan.num_variables)]
+    for i, message in down.items():
+        layer = plan.layers[i]
+        assert isinstance(layer, InputLayer)
+        through = log_matmul_transposed(message, prepared.weights[i])
+        missing = plan.num_categories - layer.num_categories
+        through = torch.nn.functional.pad(through, (0, missing), value=-torch.inf)
+        if len(down) == 1 and len(layer.variables) == plan.num_variables:
+            order = torch.as_tensor(layer.variables.argsort(), device=through.device)
+            return _normalised(through[order].transpose(0, 1))
+        for variable, row in zip(layer.variables.tolist(), through, strict=True):
+            by_variable[variable].append(row)
+    rows = [part[0] if len(part) == 1 else log_sum(torch.stack(part, -1)) for part in by_variable]
+    return _normalised(torch.stack(rows, dim=1))
+
+
+def latent_marginals(
+    plan: Plan, parameters: Parameters, evidence: Evidence, nodes: Sequence[str]
+) -> dict[str, Tensor]:
+    """Probability, given the evidence, that each unit of a node takes part in the world's cause.
+
+    For an HMM and nodes `state_t` this is the posterior of the hidden state at position t.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights by name.
+        evidence: Evidence of any kind.
+        nodes: Names of nodes.
+
+    Returns:
+        Node name -> (B, K). Rows sum to 1 for nodes that every world passes through.
+
+    Raises:
+        EvidenceError: If the evidence does not fit or is impossible, or a node is unknown.
+    """
+    check_evidence(plan, evidence)
+    prepared = prepare_for(plan, parameters, evidence).detach()
+    batch_size = joint_batch_size(prepared, evidence)
+    given = dict(evidence.latent_log_potentials or {})
+    probes: dict[str, Tensor] = {}
+    for name in nodes:
+        if name not in plan.places:
+            raise EvidenceError(f"the circuit has no node {name!r}; it has {list(plan.places)[:8]}")
+        units = plan.layers[plan.places[name][0]].num_units
+        probes[name] = torch.zeros(
+            batch_size, units, dtype=prepared.dtype, device=_reference_tensor(prepared).device
+        ).requires_grad_()
+        given[name] = probes[name] + given[name].detach() if name in given else probes[name]
+    with torch.enable_grad():
+        log_z = forward(plan, prepared, replace(evidence, latent_log_potentials=given))
+        require_possible(log_z)
+        found = torch.autograd.grad(log_z.sum(), list(probes.values()))
+    return dict(zip(probes, found, strict=True))
+
+
+def pairwise_marginals(
+    plan: Plan, parameters: Parameters, evidence: Evidence, pairs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """P(X_i = a, X_j = b | evidence) for pairs of variables.
+
+    Each first variable of a pair is set to each of its categories in turn, all of them in one
+    batch, and the marginals of the others are read off.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights by name.
+        evidence: Evidence of any kind.
+        pairs: P pairs (i, j); i = j gives a diagonal matrix.
+
+    Returns:
+        (B, P, V, V), each matrix summing to 1, first axis i.
+
+    Raises:
+        EvidenceError: If the evidence does not fit or is impossible, or a variable is unknown.
+    """
+    pairs = [(int(i), int(j)) for i, j in pairs]
+    for pair in pairs:
+        if not all(0 <= variable < plan.num_variables for variable in pair):
+            raise EvidenceError(
+                f"pair {pair} names a variable outside 0 .. {plan.num_variables - 1}"
+            )
+    with torch.no_grad():
+        prepared = prepare_for(plan, parameters, evidence).detach()
+        single = marginals(plan, prepared, evidence)
+        batch_size, _, categories = single.shape
+        found = single.new_zeros(batch_size, len(pairs), categories, categories)
+        for first in sorted({i for i, _ in pairs}):
+            at = [p for p, (i, _) in enumerate(pairs) if i == first]
+            joint = single[:, first, :, None, None] * _given_each_value(
+                plan, prepared, evidence, first, single
+            )
+            found[:, at] = joint[:, :, [pairs[p][1] for p in at]].transpose(1, 2)
+    return found
+
+
+def _given_each_value(
+    plan: Plan,
+    prepared: PreparedParameters,
+    evidence: Evidence,
+    variable: int,
+    single: Tensor,
+) -> Tensor:
+    """(B, V, L, V) marginals of all variables given each value of one."""
+    batch_size, length, categories = single.shape
+    own = plan.circuit.categories[variable]
+
+    def spread(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        tensor = tensor.expand(batch_size, *tensor.shape[1:])
+        return tensor.repeat_interleave(own, 0)
+
+    mask = evidence.mask()
+    values = evidence.values
+    if values is None or mask is None:
+        values = torch.zeros(batch_size, length, dtype=torch.long, device=single.device)
+        mask = torch.zeros_like(values, dtype=torch.bool)
+    values, mask = spread(values), spread(mask)
+    assert values is not None and mask is not None
+    values, mask = values.clone(), mask.clone()
+    values[:, variable] = torch.arange(own, device=values.device).repeat(batch_size)
+    mask[:, variable] = True
+    latent = evidence.latent_log_potentials or {}
+    conditioned = Evidence(
+        values=values,
+        observed=mask,
+        log_potentials=spread(evidence.log_potentials),
+        latent_log_potentials={k: v.repeat_interleave(own, 0) for k, v in latent.items()} or None,
+        categories=spread(evidence.categories),
+    )
+    found, _ = marginals_and_log_value(plan, prepared.repeat(own), conditioned)
+    given = found.view(batch_size, own, length, categories)
+    return torch.nn.functional.pad(given, (0, 0, 0, 0, 0, categories - own))
+
+
+def _normalised(log: Tensor) -> Tensor:
+    total = log_sum(log)
+    dead = (total.detach() == -torch.inf).nonzero()
+    if len(dead):
+        row, variable = dead[0].tolist()
+        raise EvidenceError(
+            f"the evidence of example {row} about the variables other than {variable} has "
+            f"probability zero, so nothing can be said of variable {variable} given it"
+        )
+    return log - total[..., None]
+
+
+def _reference_tensor(prepared: PreparedParameters) -> Tensor:
+    return next(iter(prepared.weights.values())).log
+
+
+def _needs_gradient(prepared: PreparedParameters, evidence: Evidence) -> bool:
+    tensors = [w.log for w in prepared.weights.values()]
+    tensors += [t for t in (evidence.log_potentials,) if t is not None]
+    tensors += list((evidence.latent_log_potentials or {}).values())
+    return any(tensor.requires_grad for tensor in tensors)

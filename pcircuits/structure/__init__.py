@@ -1,0 +1,1 @@
+"""Circuits as immutable structure: no tensor and no parameter value lives here."""

@@ -1,0 +1,24 @@
+"""Fully factorised distribution."""
+
+from pcircuits.structure.families.check import check_length
+from pcircuits.structure.nodes import Circuit, Input, Product
+
+
+def factorized(length: int, num_categories: int) -> Circuit:
+    """Product of independent categorical distributions.
+
+    Parameters `input_0` ... of shape (1, V). Cost: O(L V) parameters.
+
+    Args:
+        length: Number of variables L.
+        num_categories: Number of categories V.
+
+    Returns:
+        A circuit of L inputs under one product.
+    """
+    check_length(length)
+    inputs = [
+        Input(i, num_units=1, num_categories=num_categories, name=f"input_{i}")
+        for i in range(length)
+    ]
+    return Circuit(Product(*inputs, name="root"))

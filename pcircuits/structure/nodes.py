@@ -1,0 +1,403 @@
+"""The node kinds of a circuit, each a vector of units, and the circuit itself.
+
+A node is checked when it is made: a product's children must have disjoint scopes (decomposability)
+and a sum's children equal scopes (smoothness). Nodes compare by identity; sharing a node in several
+places makes a directed acyclic graph, giving the same `parameter` name to several nodes ties them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from pcircuits.errors import StructureError
+from pcircuits.structure.scope import Scope
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A vector of categorical distributions over one variable.
+
+    Its parameter has shape (num_units, num_categories); each row is one distribution.
+
+    Args:
+        variable: Index of the variable, from 0.
+        num_units: Number of units K.
+        num_categories: Number of categories V of the variable.
+        parameter: Name of the parameter; inputs with the same name share it. Default: its own.
+        name: Name of the node, for latent potentials, messages and pictures.
+
+    Raises:
+        StructureError: If a number is out of range.
+    """
+
+    variable: int
+    num_units: int = field(kw_only=True)
+    num_categories: int = field(kw_only=True)
+    parameter: str | None = field(default=None, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.variable, int) or self.variable < 0:
+            raise StructureError(
+                f"{self!r}: variable must be an integer >= 0, found {self.variable!r}"
+            )
+        _check_positive(self, "num_units", self.num_units)
+        _check_positive(self, "num_categories", self.num_categories)
+        _check_string(self, "name", self.name)
+        _check_string(self, "parameter", self.parameter)
+
+    @property
+    def children(self) -> tuple[AnyNode, ...]:
+        """An input has no children."""
+        return ()
+
+    @cached_property
+    def scope(self) -> Scope:
+        """The one variable of this input."""
+        return Scope.of((self.variable,))
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        """(num_units, num_categories)."""
+        return (self.num_units, self.num_categories)
+
+    def __repr__(self) -> str:
+        sizes = f"units={self.num_units}, categories={self.num_categories}"
+        return f"Input({self.variable}, {sizes}{_named(self)})"
+
+
+class _Inner:
+    """What all nodes with children share: children as positional arguments, and their scope."""
+
+    children: tuple[AnyNode, ...]
+    name: str | None
+
+    @cached_property
+    def scope(self) -> Scope:
+        """Union of the children's scopes."""
+        scope = Scope()
+        for child in self.children:
+            scope = scope | child.scope
+        return scope
+
+    def __repr__(self) -> str:
+        # Only the number of children: a repr that descended would be as large as the circuit.
+        return (
+            f"{type(self).__name__}({len(self.children)} children, units={self.num_units}"  # type: ignore[attr-defined]
+            f"{_named(self)})"
+        )
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Product(_Inner):
+    """Elementwise product: unit k is the product of unit k of every child.
+
+    Args:
+        *children: Nodes with the same number of units and pairwise disjoint scopes.
+        name: Name of the node.
+
+    Raises:
+        StructureError: If there is no child, scopes overlap or numbers of units differ.
+    """
+
+    children: tuple[AnyNode, ...]
+    name: str | None
+
+    def __init__(self, *children: AnyNode, name: str | None = None) -> None:
+        object.__setattr__(self, "name", name)
+        _check_string(self, "name", name)
+        object.__setattr__(self, "children", _checked_children(self, children))
+        _check_disjoint(self)
+        sizes = {child.num_units for child in children}
+        if len(sizes) > 1:
+            raise StructureError(
+                f"{_title(self)} multiplies unit by unit, so all children need the same number of "
+                f"units; found {[child.num_units for child in children]} "
+                f"(KroneckerProduct multiplies all pairs)"
+            )
+
+    @property
+    def num_units(self) -> int:
+        """Number of units, that of every child."""
+        return self.children[0].num_units
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class KroneckerProduct(_Inner):
+    """Product of all combinations of the children's units, the last child's index fastest.
+
+    Args:
+        *children: Nodes with pairwise disjoint scopes.
+        name: Name of the node.
+
+    Raises:
+        StructureError: If there is no child or scopes overlap.
+    """
+
+    children: tuple[AnyNode, ...]
+    name: str | None
+
+    def __init__(self, *children: AnyNode, name: str | None = None) -> None:
+        object.__setattr__(self, "name", name)
+        _check_string(self, "name", name)
+        object.__setattr__(self, "children", _checked_children(self, children))
+        _check_disjoint(self)
+
+    @property
+    def num_units(self) -> int:
+        """Product of the children's numbers of units."""
+        return math.prod(child.num_units for child in self.children)
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Sum(_Inner):
+    """Weighted sums of the children's units.
+
+    Dense (the default): every unit is a mixture of all units of all children; the parameter has
+    shape (num_units, total units of the children), or (total,) for a sum of one unit.
+    With `mixing=True` unit k mixes unit k of every child; the parameter has shape
+    (num_units, number of children) and a child of one unit serves every k.
+
+    Args:
+        *children: Nodes with equal scopes.
+        num_units: Number of units K.
+        mixing: Whether unit k mixes only the children's units k.
+        parameter: Name of the parameter; sums with the same name share it. Default: its own.
+        name: Name of the node.
+
+    Raises:
+        StructureError: If there is no child, scopes differ or numbers of units do not fit.
+    """
+
+    children: tuple[AnyNode, ...]
+    num_units: int
+    mixing: bool
+    parameter: str | None
+    name: str | None
+
+    def __init__(
+        self,
+        *children: AnyNode,
+        num_units: int,
+        mixing: bool = False,
+        parameter: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        object.__setattr__(self, "num_units", num_units)
+        object.__setattr__(self, "mixing", mixing)
+        object.__setattr__(self, "parameter", parameter)
+        object.__setattr__(self, "name", name)
+        _check_string(self, "name", name)
+        object.__setattr__(self, "children", _checked_children(self, children))
+        _check_string(self, "parameter", parameter)
+        _check_positive(self, "num_units", num_units)
+        _check_equal_scopes(self)
+        sizes = [child.num_units for child in children]
+        if mixing and any(size not in (1, num_units) for size in sizes):
+            raise StructureError(
+                f"{_title(self)} mixes unit by unit, so children need {num_units} units or one; "
+                f"found {sizes}"
+            )
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of weights of one unit."""
+        if self.mixing:
+            return len(self.children)
+        return sum(child.num_units for child in self.children)
+
+    @property
+    def parameter_shape(self) -> tuple[int, ...]:
+        """(num_units, num_inputs); (num_inputs,) for one unit."""
+        return (self.num_inputs,) if self.num_units == 1 else (self.num_units, self.num_inputs)
+
+
+AnyNode = Input | Product | KroneckerProduct | Sum
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A smooth, decomposable circuit over the variables 0 .. L-1.
+
+    Args:
+        root: A node of one unit whose scope is {0, ..., L-1}.
+
+    Raises:
+        StructureError: If the root does not have one unit, variables are missing, a name is used
+            twice, nodes of one variable differ in their categories, or tied nodes differ in shape.
+    """
+
+    root: AnyNode
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.root, (Input, Product, KroneckerProduct, Sum)):
+            raise StructureError(f"a circuit's root must be a node; found {type(self.root)}")
+        if self.root.num_units != 1:
+            raise StructureError(
+                f"the root {_title(self.root)} must have one unit; found {self.root.num_units}"
+            )
+        missing = Scope((1 << self.root.scope.bits.bit_length()) - 1) ^ self.root.scope
+        if missing:
+            raise StructureError(
+                f"a circuit's variables must be 0 .. {self.num_variables - 1} without a gap; the "
+                f"root {_title(self.root)} lacks {missing}"
+            )
+        _ = self.categories, self.node_names, self.parameter_names  # each checks what it names
+
+    @cached_property
+    def nodes(self) -> tuple[AnyNode, ...]:
+        """All nodes, each after its children."""
+        return tuple(_children_first(self.root))
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables L."""
+        return self.root.scope.bits.bit_length()
+
+    @cached_property
+    def categories(self) -> tuple[int, ...]:
+        """Number of categories of every variable."""
+        found: dict[int, Input] = {}
+        for node in self.inputs:
+            other = found.setdefault(node.variable, node)
+            if other.num_categories != node.num_categories:
+                raise StructureError(
+                    f"variable {node.variable} has {other.num_categories} categories at "
+                    f"{_title(other)} and {node.num_categories} at {_title(node)}"
+                )
+        return tuple(found[variable].num_categories for variable in range(self.num_variables))
+
+    @property
+    def num_categories(self) -> int:
+        """Largest number of categories V of any variable."""
+        return max(self.categories)
+
+    @property
+    def inputs(self) -> Iterator[Input]:
+        """The input nodes, in topological order."""
+        return (node for node in self.nodes if isinstance(node, Input))
+
+    @cached_property
+    def node_names(self) -> dict[AnyNode, str]:
+        """Name of every node: its own, or one made from its kind and place."""
+        names: dict[AnyNode, str] = {}
+        taken: dict[str, AnyNode] = {}
+        for place, node in enumerate(self.nodes):
+            name = node.name or f"{_KIND[type(node)]}_{place}"
+            if name in taken:
+                raise StructureError(
+                    f"node names must differ; {name!r} names {taken[name]!r} and {node!r}"
+                )
+            taken[name] = node
+            names[node] = name
+        return names
+
+    @cached_property
+    def parameter_names(self) -> dict[AnyNode, str]:
+        """Parameter name of every input and sum: the given one, else the node's name."""
+        names: dict[AnyNode, str] = {}
+        owners: dict[str, Input | Sum] = {}
+        for node in self.nodes:
+            if not isinstance(node, (Input, Sum)):
+                continue
+            name = node.parameter or self.node_names[node]
+            owner = owners.setdefault(name, node)
+            if _tie_key(owner) != _tie_key(node):
+                raise StructureError(
+                    f"parameter {name!r} is shared by {_title(owner)} with shape "
+                    f"{owner.parameter_shape} and by {_title(node)} with shape "
+                    f"{node.parameter_shape}; tied nodes need the same kind and shape"
+                )
+            names[node] = name
+        return names
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Circuit:
+        # Immutable, and too deep to copy by recursion.
+        return self
+
+    def __repr__(self) -> str:
+        return (
+            f"Circuit({self.num_variables} variables, {self.num_categories} categories, "
+            f"{len(self.nodes)} nodes, {len(set(self.parameter_names.values()))} parameters)"
+        )
+
+
+_KIND = {Input: "input", Product: "product", KroneckerProduct: "kronecker", Sum: "sum"}
+
+
+def _children_first(root: AnyNode) -> Iterator[AnyNode]:
+    """Depth-first order without recursion: circuits may be deeper than Python's stack."""
+    done: set[AnyNode] = set()
+    stack: list[tuple[AnyNode, bool]] = [(root, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if node in done:
+            continue
+        if expanded:
+            done.add(node)
+            yield node
+        else:
+            stack.append((node, True))
+            stack.extend((child, False) for child in reversed(node.children))
+
+
+def _tie_key(node: Input | Sum) -> tuple[object, ...]:
+    return (type(node), node.parameter_shape, isinstance(node, Sum) and node.mixing)
+
+
+def _named(node: object) -> str:
+    name = getattr(node, "name", None)
+    return f", name={name!r}" if name else ""
+
+
+def _title(node: AnyNode) -> str:
+    return f"{node!r} with scope {node.scope}"
+
+
+def _check_positive(node: object, what: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        kind, name = type(node).__name__, _named(node)
+        raise StructureError(f"{kind}{name}: {what} must be an integer >= 1, found {value!r}")
+
+
+def _check_string(node: object, what: str, value: object) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        kind = type(node).__name__
+        raise StructureError(f"{kind}: {what} must be a non-empty string or None, found {value!r}")
+
+
+def _checked_children(node: object, children: tuple[AnyNode, ...]) -> tuple[AnyNode, ...]:
+    kind = type(node).__name__ + _named(node)
+    if not children:
+        raise StructureError(f"{kind}: expected at least one child, found none")
+    for child in children:
+        if not isinstance(child, (Input, Product, KroneckerProduct, Sum)):
+            raise StructureError(f"{kind}: children must be nodes, found {type(child).__name__}")
+    return children
+
+
+def _check_disjoint(node: Product | KroneckerProduct) -> None:
+    seen = Scope()
+    for child in node.children:
+        shared = seen & child.scope
+        if shared:
+            raise StructureError(
+                f"{_title(node)} is not decomposable: its child {_title(child)} shares variables "
+                f"{shared} with the children before it; expected disjoint scopes"
+            )
+        seen = seen | child.scope
+
+
+def _check_equal_scopes(node: Sum) -> None:
+    first = node.children[0]
+    _ = node.scope  # made bottom up: computed lazily, it would recurse through a deep circuit
+    for child in node.children[1:]:
+        differing = first.scope ^ child.scope
+        if differing:
+            raise StructureError(
+                f"{_title(node)} is not smooth: its children {_title(first)} and {_title(child)} "
+                f"differ in variables {differing}; expected equal scopes"
+            )

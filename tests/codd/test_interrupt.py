@@ -1,0 +1,37 @@
+import signal
+import threading
+
+import pytest
+
+from codd.training.interrupt import stop_on_interrupt
+
+
+def test_the_first_interrupt_asks_and_the_second_breaks() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_on_interrupt() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_interrupt():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_nothing_changes() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with stop_on_interrupt() as stop:
+            found.extend((signal.getsignal(signal.SIGINT), stop.requested))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [before, False]

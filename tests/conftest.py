@@ -1,0 +1,16 @@
+"""Settings of all tests: random examples are the same on every run, and no test has a deadline."""
+
+from hypothesis import HealthCheck, Phase, settings
+
+_COMMON = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    # A failing case is reported as found: to shrink a circuit takes minutes and tells little more.
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+settings.register_profile("quick", _COMMON, max_examples=60)
+settings.register_profile("oracle", _COMMON, max_examples=300)
+settings.load_profile("quick")
