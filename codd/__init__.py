@@ -1,1 +1,47 @@
-"""Coupled discrete diffusion: the tokens of a masked diffusion model, decoded jointly."""
+"""Coupled discrete diffusion: several tokens a step from one exact joint distribution."""
+
+from codd import errors
+from codd.vocabulary import (
+    BPEVocabulary,
+    ByteVocabulary,
+    CharacterVocabulary,
+    Vocabulary,
+    vocabulary_from_json,
+)
+from codd.denoisers.base import Denoiser, DenoiserOutput
+from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
+from codd.coupling.couplings import COUPLINGS, CouplingSettings, couple, marginal_error
+from codd.coupling.distribution import (
+    CoupledDistribution,
+    FactorisedDistribution,
+    TokenDistribution,
+)
+from codd.modulators.registry import MODULATORS, make_modulator
+from codd.decoding.loop import Generation, generate, infill
+from codd.model import CoupledModel
+
+__all__ = [
+    "BPEVocabulary",
+    "ByteVocabulary",
+    "COUPLINGS",
+    "CharacterVocabulary",
+    "CoupledDistribution",
+    "CoupledModel",
+    "CouplingSettings",
+    "Denoiser",
+    "DenoiserOutput",
+    "FactorisedDistribution",
+    "Generation",
+    "MODULATORS",
+    "TokenDistribution",
+    "TransformerConfig",
+    "TransformerDenoiser",
+    "Vocabulary",
+    "couple",
+    "errors",
+    "generate",
+    "infill",
+    "make_modulator",
+    "marginal_error",
+    "vocabulary_from_json",
+]

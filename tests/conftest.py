@@ -11,6 +11,6 @@ _COMMON = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-settings.register_profile("quick", _COMMON, max_examples=60)
+settings.register_profile("quick", _COMMON, max_examples=40)
 settings.register_profile("oracle", _COMMON, max_examples=300)
 settings.load_profile("quick")

@@ -46,7 +46,7 @@ class Modulator(Protocol):
 
 
 def position_nodes(plan: pc.Plan) -> tuple[str, ...]:
-    """For each variable the name of the topmost node that depends on it alone.
+    """For each variable the name of its input node, or of what mixes its inputs unit by unit.
 
     For a hidden Markov model that is the emission of its position: potentials there weight the
     hidden states.
@@ -59,8 +59,11 @@ def position_nodes(plan: pc.Plan) -> tuple[str, ...]:
     """
     found: dict[int, str] = {}
     sizes: dict[int, int] = {}
+    leaves: set[object] = set()
     for node, name in plan.circuit.node_names.items():
-        if len(node.scope) == 1:
+        mixes = isinstance(node, pc.Sum) and node.mixing and leaves.issuperset(node.children)
+        if mixes or isinstance(node, pc.Input):
+            leaves.add(node)
             variable = next(iter(node.scope))
             found[variable], sizes[variable] = name, node.num_units
     if len(set(sizes.values())) != 1:

@@ -7,6 +7,7 @@ the same weights, bit for bit on the same machine with the same number of thread
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,7 +148,7 @@ def optimise(
         TrainingError: If the loss stops being finite.
     """
     run = _Run(groups, schedule)
-    identity = {**identity, "schedule": {**asdict(schedule), "betas": list(schedule.betas)}}
+    identity = {**identity, "schedule": asdict(schedule)}
     checkpoint = checkpoint_of(folder, identity, resume=resume)
     if checkpoint is not None:
         try:
@@ -331,7 +332,8 @@ def checkpoint_of(
             "another folder"
         )
     checkpoint = load_checkpoint(folder)
-    for name, expected in identity.items():
+    # Through JSON and back, as the stored one went: tuples become lists.
+    for name, expected in json.loads(json.dumps(dict(identity))).items():
         found = checkpoint.metadata.get(name)
         if found != expected:
             raise CheckpointError(

@@ -163,8 +163,9 @@ def _child_gradients(
             return _kronecker_gradients(children, flow)
         case SumLayer():
             assert weights is not None
-            gradient = _sum_gradient(concatenate(children), out, flow, weights, collector)
-            return list(gradient.split(list(layer.sizes), dim=-1))
+            return _sum_gradient(concatenate(children), out, flow, weights, collector).split(
+                list(layer.sizes), dim=-1
+            )
         case MixingLayer():
             assert weights is not None
             return _mixing_gradients(layer, children, out, flow, weights, collector)

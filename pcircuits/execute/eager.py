@@ -29,7 +29,9 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
     weights = {i: w for i, w in prepared.weights.items() if i not in leaves}
     tensors = [*leaves.values(), *offsets.values(), *_distinct_logs(weights).values()]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        value: Tensor = _Evaluation.apply(plan, weights, tuple(leaves), tuple(offsets), *tensors)
+        value: Tensor = _Evaluation.apply(  # type: ignore[no-untyped-call]
+            plan, weights, tuple(leaves), tuple(offsets), *tensors
+        )
         return value
     return inner_values(plan, leaves, offsets, weights)[-1][0, :, 0]
 
@@ -171,5 +173,7 @@ def _differentiable_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]
     weights = _rebind(ctx.original, dict(zip(keys, logs, strict=True)))
     value = inner_values(ctx.plan, leaves, offsets, weights)[-1][0, :, 0]
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
-    found = iter(torch.autograd.grad(value, wanted, gradient, create_graph=True, allow_unused=True))
+    found = iter(
+        torch.autograd.grad(value, wanted, gradient, create_graph=True, allow_unused=True)
+    )
     return [next(found) if tensor.requires_grad else None for tensor in tensors]

@@ -97,7 +97,7 @@ def kronecker(children: Sequence[Tensor]) -> Tensor:
 
 def mixing_terms(layer: MixingLayer, children: Sequence[Tensor], weights: Weights) -> Tensor:
     """(F, B, K, C) log-terms of a mixing layer: child value plus its log-weight."""
-    shape = (*children[0].shape[:2], layer.num_units)
+    shape = children[0].shape[:2] + (layer.num_units,)
     return torch.stack([child.expand(shape) for child in children], dim=-1) + weights.log
 
 

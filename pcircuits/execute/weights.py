@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Terms lost to underflow are below K * tiny; totals above these floors outweigh them 1e9 times.
+# Terms lost to underflow are below K * tiny; totals above these floors outweigh them by 1e9 or more.
 _FLOOR = {torch.float32: 1e-25, torch.float64: 1e-280}
 # Row maxima beyond this are taken out of the weights before they are exponentiated.
 _UNSHIFTED = 30.0

@@ -21,6 +21,7 @@ from tests.support.evidence import (
     cases,
     evidence_of,
     map_evidence,
+    possible_part,
     random_potentials,
     random_values,
 )
@@ -32,7 +33,7 @@ INFINITE = math.inf
 
 
 @given(cases())
-@settings(settings.get_profile("oracle"))
+@settings(max_examples=100)
 def test_value_equals_the_sum_over_worlds(case: Case) -> None:
     expected = enumerate_worlds(case.circuit, case.parameters, case.evidence).log_partition()
 
@@ -42,7 +43,7 @@ def test_value_equals_the_sum_over_worlds(case: Case) -> None:
 
 
 @given(cases(), SEEDS)
-@settings(settings.get_profile("oracle"))
+@settings(max_examples=150)
 def test_gradients_equal_those_of_the_slow_oracle(case: Case, seed: int) -> None:
     plan = pc.compile_circuit(case.circuit)
     found = _gradients(plan, case, "eager", seed)
@@ -57,6 +58,9 @@ def test_gradients_equal_those_of_the_slow_oracle(case: Case, seed: int) -> None
 @given(cases(zeros=False, max_batch=2))
 @settings(max_examples=40)
 def test_gradients_equal_finite_differences(case: Case) -> None:
+    case = possible_part(case)
+    if case is None:
+        return
     function, tensors = _as_function(case)
 
     assert torch.autograd.gradcheck(function, tensors, atol=1e-6, fast_mode=True)
@@ -65,6 +69,9 @@ def test_gradients_equal_finite_differences(case: Case) -> None:
 @given(cases(zeros=False, max_batch=2))
 @settings(max_examples=12)
 def test_second_gradients_equal_finite_differences(case: Case) -> None:
+    case = possible_part(case)
+    if case is None:
+        return
     function, tensors = _as_function(case)
 
     assert torch.autograd.gradgradcheck(function, tensors, atol=1e-6, fast_mode=True)
@@ -136,7 +143,7 @@ def test_float32_is_close_to_float64(case: Case) -> None:
 
 
 @given(cases(zeros=True), st.sampled_from([50.0, 200.0]))
-@settings(settings.get_profile("oracle"))
+@settings(max_examples=100)
 def test_float32_stays_close_when_branches_differ_by_hundreds_of_nats(
     case: Case, spread: float
 ) -> None:
@@ -158,7 +165,7 @@ def test_float32_stays_close_when_branches_differ_by_hundreds_of_nats(
 
 
 @given(cases(zeros=True), SEEDS, st.sampled_from([50.0, 400.0]))
-@settings(settings.get_profile("oracle"))
+@settings(max_examples=100)
 def test_float64_gradients_are_exact_when_branches_differ_by_hundreds_of_nats(
     case: Case, seed: int, spread: float
 ) -> None:

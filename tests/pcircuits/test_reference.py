@@ -17,7 +17,7 @@ from tests.support.evidence import Case, cases
 
 
 @given(cases())
-@settings(settings.get_profile("oracle"))
+@settings(max_examples=100)
 def test_value_equals_the_sum_over_worlds(case: Case) -> None:
     expected = enumerate_worlds(case.circuit, case.parameters, case.evidence).log_partition()
 

@@ -59,9 +59,8 @@ class Enumeration:
     def pairwise(self, first: int, second: int) -> Array:
         """(B, V, V) normalised joint posterior of two variables."""
         joint = np.zeros((len(self.weights), self.num_categories, self.num_categories))
-        posterior = self._posterior()
-        for index, world in enumerate(self.worlds):
-            joint[:, world[first], world[second]] += posterior[:, index]
+        at = (slice(None), self.worlds[:, first], self.worlds[:, second])
+        np.add.at(joint, at, self._posterior())
         with np.errstate(invalid="ignore"):
             return joint / joint.sum(axis=(1, 2), keepdims=True)
 
@@ -75,9 +74,8 @@ class Enumeration:
     def _collect(self, weights: Array) -> Array:
         """(B, L, V) sums of the worlds' weights by the value of each variable."""
         sums = np.zeros((len(weights), self.worlds.shape[1], self.num_categories))
-        for index, world in enumerate(self.worlds):
-            for variable, value in enumerate(world):
-                sums[:, variable, value] += weights[:, index]
+        for variable, values in enumerate(self.worlds.T):
+            np.add.at(sums, (slice(None), variable, values), weights)
         return sums
 
 
@@ -105,39 +103,37 @@ def enumerate_worlds(
             name: np.exp(_row(tensor, example))
             for name, tensor in (evidence.latent_log_potentials or {}).items()
         }
-        weights.append([_world_weight(circuit, own, latent, world) for world in worlds])
+        weights.append(_world_weights(circuit, own, latent, worlds))
         factors.append(_world_factors(circuit, evidence, example, worlds))
     return Enumeration(worlds, np.array(weights), np.array(factors), circuit.num_categories)
 
 
-def _world_weight(
-    circuit: pc.Circuit, linear: Mapping[str, Array], latent: Mapping[str, Array], world: Array
-) -> float:
-    """Weight of one world: the definition of a circuit's polynomial, by recursion."""
+def _world_weights(
+    circuit: pc.Circuit, linear: Mapping[str, Array], latent: Mapping[str, Array], worlds: Array
+) -> Array:
+    """(W,) weights of the worlds: the definition of a circuit's polynomial, by recursion."""
     known: dict[object, Array] = {}
 
-    def value(node: object) -> Array:
+    def value(node: object) -> Array:  # (W, K)
         if node not in known:
-            units = own_value(node) * latent.get(circuit.node_names[node], 1.0)
-            known[node] = np.asarray(units)
+            known[node] = own_value(node) * latent.get(circuit.node_names[node], 1.0)
         return known[node]
 
     def own_value(node: object) -> Array:
         if isinstance(node, pc.Input):
-            return linear[circuit.parameter_names[node]][:, world[node.variable]]
+            return linear[circuit.parameter_names[node]][:, worlds[:, node.variable]].T
         children = [value(child) for child in node.children]
         if isinstance(node, pc.Product):
             return np.prod(children, axis=0)
         if isinstance(node, pc.KroneckerProduct):
-            units = itertools.product(*children)
-            return np.array([np.prod(combination) for combination in units])
+            units = itertools.product(*(child.T for child in children))
+            return np.stack([np.prod(combination, axis=0) for combination in units], axis=1)
         weight = linear[circuit.parameter_names[node]].reshape(node.num_units, -1)
         if not node.mixing:
-            return weight @ np.concatenate(children)
-        columns = [np.broadcast_to(child, node.num_units) for child in children]
-        return sum(weight[:, i] * column for i, column in enumerate(columns))
+            return np.concatenate(children, axis=1) @ weight.T
+        return sum(child * weight[:, i] for i, child in enumerate(children))
 
-    return float(value(circuit.root)[0])
+    return value(circuit.root)[:, 0]
 
 
 def _world_factors(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from tests.support.circuits import SEEDS, circuits, parameters_of
+from tests.support.enumeration import enumerate_worlds
 
 Draw = Callable[[st.SearchStrategy], object]
 
@@ -34,6 +35,13 @@ class Case:
         nothing = self.evidence.batch_size == 1
         kept = map_evidence(self.evidence, lambda t: t if nothing else t[index])
         return Case(self.circuit, parameters, kept)
+
+
+def possible_part(case: Case) -> Case | None:
+    """The examples of a case whose evidence has positive weight; None if there is none."""
+    totals = enumerate_worlds(case.circuit, case.parameters, case.evidence).totals()
+    possible = [row for row, total in enumerate(totals) if total > 0]
+    return case.rows(possible) if possible else None
 
 
 def map_evidence(evidence: pc.Evidence, change: Callable[[Tensor], Tensor]) -> pc.Evidence:

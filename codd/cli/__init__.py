@@ -1,0 +1,1 @@
+"""The console script `codd`: one file a command, arguments and calls."""

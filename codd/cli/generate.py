@@ -1,0 +1,142 @@
+"""`codd generate`: continues texts."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from codd.cli.inputs import add_threads, set_threads
+from codd.coupling.couplings import COUPLINGS
+from codd.decoding.options import MODES
+from codd.decoding.samplers import SAMPLERS
+from codd.decoding.selection import SELECTIONS
+from codd.errors import DecodingError
+from codd.model import CoupledModel
+
+FACTORISED = "factorised"
+_TOKENS_PER_STEP = 8
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the subparsers of `codd`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "generate",
+        help="continue texts",
+        description="Continues every prompt and prints the texts.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder, 'demo', or hub id of a model")
+    parser.add_argument("prompts", metavar="PROMPT", nargs="+", help="a text to continue")
+    parser.add_argument(
+        "--tokens", type=int, metavar="N", help="tokens to add to each; default one block"
+    )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--steps", type=int, metavar="N", help="denoiser calls in all")
+    pace.add_argument(
+        "--tokens-per-step",
+        type=int,
+        metavar="N",
+        help=f"tokens to fix at each denoiser call; default {_TOKENS_PER_STEP}, or the block if it "
+        "is shorter",
+    )
+    parser.add_argument(
+        "--compare", action="store_true", help="print each text without and with coupling"
+    )
+    _add_decoding(parser)
+    add_threads(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Generates and prints.
+
+    Raises:
+        CoddError: If the model or an option is wrong.
+    """
+    set_threads(args.threads)
+    if args.compare and args.coupling == FACTORISED:
+        raise DecodingError(f"--compare: expected a coupling, found --coupling {FACTORISED!r}")
+    model = CoupledModel.from_pretrained(args.model)
+    if not args.compare:
+        for text in _texts(model, args, args.coupling):
+            print(text)
+        return
+    own = args.coupling or model.settings.kind
+    columns = [_texts(model, args, coupling) for coupling in (FACTORISED, own)]
+    table = Table(FACTORISED, own, show_lines=True)
+    for row in zip(*columns, strict=True):
+        table.add_row(*(Text(text) for text in row))
+    Console().print(table)
+
+
+def _texts(model: CoupledModel, args: argparse.Namespace, coupling: str | None) -> list[str]:
+    tokens = model.block if args.tokens is None else args.tokens
+    region = (args.block or model.block) if args.mode == "block" else tokens
+    pace = args.tokens_per_step
+    if args.steps is None and pace is None:
+        pace = min(_TOKENS_PER_STEP, region)
+    found = model.generate_tokens(
+        args.prompts,
+        new_tokens=tokens,
+        steps=args.steps,
+        tokens_per_step=pace,
+        mode=args.mode,
+        block_length=args.block,
+        selection=args.selection,
+        sampler=args.sampler,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        coupling=coupling,
+        mask_ratio_limit=args.gamma,
+        seed=args.seed,
+    )
+    return [model.vocabulary.decode(row) for row in found.tokens]
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("decoding")
+    group.add_argument("--coupling", choices=COUPLINGS, help="default the model's own")
+    group.add_argument(
+        "--selection",
+        choices=tuple(SELECTIONS),
+        default="low_confidence",
+        help="which positions come first; default %(default)s",
+    )
+    group.add_argument(
+        "--sampler",
+        choices=tuple(SAMPLERS),
+        default="exact",
+        help="how the tokens of a step are drawn together: in one joint draw, in one whose latent "
+        "choices are exact and whose tokens are tempered, or one by one, each given those before; "
+        "default %(default)s",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="0 takes the likeliest; other than 1 needs sampler latent or any_order; "
+        "default %(default)s",
+    )
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="nucleus of each token; sampler any_order only"
+    )
+    group.add_argument(
+        "--mode",
+        choices=MODES,
+        default="block",
+        help="block after block, or anywhere among the new tokens; default %(default)s",
+    )
+    group.add_argument(
+        "--block", type=int, metavar="N", help="tokens of a block; default the model's own"
+    )
+    group.add_argument(
+        "--gamma",
+        type=float,
+        metavar="G",
+        help="couple only while the share of masked tokens is below this; default always",
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")

@@ -1,0 +1,112 @@
+"""Arguments that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from codd.errors import ConfigError, CorpusError
+from codd.training.corpus import Corpus, python_documentation, read_jsonl, read_text_files
+from codd.training.windows import encode_documents, evaluation_windows
+from codd.vocabulary import Vocabulary
+
+PYTHON = "python"
+_FEWEST_DOCUMENTS = 3
+
+
+def add_corpus(parser: argparse.ArgumentParser) -> None:
+    """Adds `--corpus`."""
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        default=[PYTHON],
+        metavar="SOURCE",
+        help=f"{PYTHON!r} for the documentation of the running Python; or UTF-8 text files, each "
+        f"a document (fewer than {_FEWEST_DOCUMENTS} are split at blank lines); or one .jsonl "
+        f"file with a 'text' in each line; default {PYTHON}",
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Adds `--threads`."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of a tensor operation; default PyTorch's"
+    )
+
+
+def set_threads(count: int | None) -> None:
+    """Limits the threads of a tensor operation.
+
+    Args:
+        count: At least 1; None leaves PyTorch's own choice.
+
+    Raises:
+        ConfigError: If it is below 1.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise ConfigError(f"--threads: expected at least 1, found {count}")
+    torch.set_num_threads(count)
+
+
+def read_corpus(sources: Sequence[str]) -> Corpus:
+    """Reads what `--corpus` names.
+
+    Args:
+        sources: As on the command line.
+
+    Raises:
+        CorpusError: If a source is missing or unreadable, they do not go together, or there is too
+            little text.
+    """
+    if list(sources) == [PYTHON]:
+        return python_documentation()
+    if len(sources) == 1 and sources[0].endswith(".jsonl"):
+        return read_jsonl(sources[0])
+    for source in sources:
+        if source == PYTHON or source.endswith(".jsonl"):
+            raise CorpusError(
+                f"--corpus: expected {PYTHON!r} alone, one .jsonl file alone, or text files; "
+                f"found {source!r} among {len(sources)} sources"
+            )
+    return read_text_files(sources, split_paragraphs=len(sources) < _FEWEST_DOCUMENTS)
+
+
+def held_out_windows(corpus: Corpus, vocabulary: Vocabulary, length: int, count: int) -> Tensor:
+    """Windows of the test split, spread evenly over it.
+
+    Args:
+        corpus: Its test split is cut.
+        vocabulary: Text to ids.
+        length: L, tokens a window.
+        count: Most windows wanted.
+
+    Returns:
+        (N, L) int64 ids; N is smaller than `count` where the split has no more.
+
+    Raises:
+        ConfigError: If `count` is below 1.
+        CorpusError: If the split is shorter than a window.
+    """
+    if count < 1:
+        raise ConfigError(f"windows: expected at least 1, found {count}")
+    windows = evaluation_windows(encode_documents(corpus.test, vocabulary), length)
+    chosen = torch.linspace(0, len(windows) - 1, min(count, len(windows))).round().long()
+    return windows[chosen]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder that results go to, so that a wrong path fails before the work.
+
+    Args:
+        folder: Made if missing.
+
+    Raises:
+        OSError: If it cannot be made or is a file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)

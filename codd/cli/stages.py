@@ -1,0 +1,293 @@
+"""The three stages of training, each in a folder of its own: denoiser, circuit, coupling."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import pcircuits as pc
+from codd.checkpoint import has_checkpoint, load_checkpoint
+from codd.coupling.couplings import CouplingSettings
+from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
+from codd.errors import CheckpointError, ConfigError
+from codd.model import CoupledModel
+from codd.modulators.registry import MODULATORS, make_modulator
+from codd.training.circuit_loop import CircuitTraining, starting_circuit, train_circuit
+from codd.training.corpus import Corpus
+from codd.training.coupling_loop import CouplingTraining, train_coupling
+from codd.training.denoiser_config import DenoiserTraining
+from codd.training.denoiser_loop import train_denoiser
+from codd.training.loop import HistoryEntry, Schedule
+from codd.training.windows import encode_documents, evaluation_windows
+from codd.vocabulary import Vocabulary
+
+STAGES = ("denoiser", "circuit", "coupling")
+_CIRCUIT_VALIDATION_WINDOWS = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How everything is trained.
+
+    Attributes:
+        denoiser: The denoiser's stage.
+        circuit: The circuit's stage.
+        coupling: What the coupling's stage trains.
+        schedule: How long the coupling's stage runs.
+        settings: The coupling that is trained and becomes the model's own.
+        window: Tokens W that the circuit couples.
+        block: Default block of the model.
+        modulator: Kind of modulator.
+        rank: Width of the modulator's bottlenecks.
+    """
+
+    denoiser: DenoiserTraining
+    circuit: CircuitTraining
+    coupling: CouplingTraining
+    schedule: Schedule
+    settings: CouplingSettings
+    window: int
+    block: int
+    modulator: str
+    rank: int
+
+    def __post_init__(self) -> None:
+        """Checks what no stage checks before the first one has run.
+
+        Raises:
+            ConfigError: If lengths contradict each other or the modulator is impossible.
+        """
+        longest = self.denoiser.window_length
+        if not 1 <= self.block <= self.window <= longest:
+            raise ConfigError(
+                f"expected 1 <= block <= window <= max_length; found {self.block}, "
+                f"{self.window}, {longest}"
+            )
+        if self.modulator not in MODULATORS:
+            raise ConfigError(f"modulator: expected one of {MODULATORS}, found {self.modulator!r}")
+        if self.rank < 1:
+            raise ConfigError(f"rank: expected at least 1, found {self.rank}")
+
+    def steps(self, stage: str) -> int:
+        """Steps of a stage."""
+        return {
+            "denoiser": self.denoiser.steps,
+            "circuit": self.circuit.steps,
+            "coupling": self.schedule.steps,
+        }[stage]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What is trained on, and the network that fits it.
+
+    Attributes:
+        corpus: Text.
+        vocabulary: Text to ids.
+        network: Shape of the denoiser.
+        train: (N,) ids of the training split.
+        valid: (M,) ids of the validation split.
+    """
+
+    corpus: Corpus
+    vocabulary: Vocabulary
+    network: TransformerConfig
+    train: Tensor
+    valid: Tensor
+
+    @classmethod
+    def encoded(
+        cls, corpus: Corpus, vocabulary: Vocabulary, network: TransformerConfig
+    ) -> Material:
+        """Encodes both splits.
+
+        Raises:
+            CorpusError: If one is shorter than the longest sequence.
+        """
+        splits = [encode_documents(s, vocabulary) for s in (corpus.train, corpus.valid)]
+        for tokens in splits:
+            evaluation_windows(tokens, network.max_length)
+        return cls(corpus, vocabulary, network, *splits)
+
+    def identity(self, kind: str) -> dict[str, Any]:
+        """What a checkpoint of this kind must agree on, as JSON."""
+        return {
+            "kind": kind,
+            "corpus": {"sha256": self.corpus.sha256, "source": self.corpus.source},
+            "vocabulary": self.vocabulary.fingerprint,
+        }
+
+
+class StageInterrupted(KeyboardInterrupt):
+    """A stage was stopped by Ctrl-C, with its checkpoint written."""
+
+
+@dataclass(frozen=True)
+class StageLog:
+    """What a finished stage says of itself.
+
+    Attributes:
+        steps: Steps done.
+        seconds: Over all resumed parts.
+        valid_loss: The last one.
+    """
+
+    steps: int
+    seconds: float
+    valid_loss: float
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Runs stages in the folders of a run.
+
+    Attributes:
+        recipe: How.
+        material: On what.
+        root: Holds a folder for each stage, and the model.
+        resume: Continue from the checkpoints there.
+    """
+
+    recipe: Recipe
+    material: Material
+    root: Path
+    resume: bool
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage's checkpoints are."""
+        return self.root / stage
+
+    def require_finished(self, stage: str) -> None:
+        """Checks that a stage was finished before.
+
+        Raises:
+            CheckpointError: If it was not, or its checkpoint is damaged.
+        """
+        folder, steps = self.folder(stage), self.recipe.steps(stage)
+        hint = f"run `codd train --stage {stage}` first"
+        if not has_checkpoint(folder):
+            raise CheckpointError(f"{folder}: expected the finished {stage}, found none; {hint}")
+        found = load_checkpoint(folder).metadata.get("step")
+        if found != steps:
+            raise CheckpointError(
+                f"{folder}: expected the {stage} after {steps} steps, found {found}; {hint}"
+            )
+
+    def train_denoiser(self, *, resume: bool) -> tuple[TransformerDenoiser, StageLog]:
+        """The first stage, or what it left behind if it is finished."""
+        training = self.recipe.denoiser
+        trained = train_denoiser(
+            self.material.corpus,
+            self.material.vocabulary,
+            self.material.network,
+            training,
+            self.folder("denoiser"),
+            resume=resume,
+        )
+        return trained.model, _log(trained.history, trained.step, training.steps)
+
+    def train_circuit(self, *, resume: bool) -> tuple[pc.CircuitModel, StageLog]:
+        """The second stage, or what it left behind if it is finished."""
+        recipe, folder = self.recipe, self.folder("circuit")
+        circuit = self._starting_circuit(resumed=resume and has_checkpoint(folder))
+        valid = evaluation_windows(self.material.valid, recipe.window)
+        outcome = train_circuit(
+            circuit,
+            self.material.train,
+            valid[:_CIRCUIT_VALIDATION_WINDOWS],
+            recipe.circuit,
+            folder,
+            {**self.material.identity("circuit-training"), "window": recipe.window},
+            resume=resume,
+        )
+        return circuit, _log(outcome.history, outcome.step, recipe.circuit.steps)
+
+    def train_coupling(
+        self, denoiser: TransformerDenoiser, circuit: pc.CircuitModel, *, resume: bool
+    ) -> tuple[CoupledModel, StageLog]:
+        """The third stage, or what it left behind if it is finished."""
+        recipe = self.recipe
+        model = self._coupled(denoiser, circuit)
+        identity = {
+            **self.material.identity("coupling-training"),
+            "denoiser": asdict(self.material.network),
+            "denoiser_training": {**asdict(recipe.denoiser), "betas": list(recipe.denoiser.betas)},
+            "circuit_training": asdict(recipe.circuit),
+            "window": recipe.window,
+            "block": recipe.block,
+            "modulator": {"kind": recipe.modulator, "rank": recipe.rank},
+        }
+        outcome = train_coupling(
+            model,
+            self.material.train,
+            evaluation_windows(self.material.valid, model.max_length),
+            recipe.coupling,
+            recipe.schedule,
+            self.folder("coupling"),
+            identity,
+            resume=resume,
+        )
+        return model, _log(outcome.history, outcome.step, recipe.schedule.steps)
+
+    def record(self, logs: dict[str, StageLog]) -> dict[str, Any]:
+        """How a model was made, for its folder."""
+        recipe, corpus = self.recipe, self.material.corpus
+        return {
+            "corpus": {"sha256": corpus.sha256, "source": corpus.source},
+            "training": {
+                "denoiser": asdict(recipe.denoiser),
+                "circuit": asdict(recipe.circuit),
+                "coupling": {**asdict(recipe.coupling), "schedule": asdict(recipe.schedule)},
+            },
+            "stages": {stage: asdict(log) for stage, log in logs.items()},
+            "versions": {
+                "codd": _installed_version(),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _starting_circuit(self, *, resumed: bool) -> pc.CircuitModel:
+        size, recipe = self.material.vocabulary.size, self.recipe
+        states = recipe.circuit.num_states
+        if resumed:
+            # The checkpoint brings the parameters: counting contexts again would be for nothing.
+            return pc.CircuitModel(pc.families.hmm(recipe.window, states, size))
+        seed = recipe.circuit.seed
+        return starting_circuit(self.material.train, recipe.window, states, size, seed=seed)
+
+    def _coupled(self, denoiser: TransformerDenoiser, circuit: pc.CircuitModel) -> CoupledModel:
+        recipe = self.recipe
+        with torch.random.fork_rng(devices=[]):  # PyTorch's modules draw weights when made
+            torch.manual_seed(recipe.schedule.seed)
+            modulator = make_modulator(
+                recipe.modulator, circuit.plan, denoiser.hidden_size, rank=recipe.rank
+            )
+        return CoupledModel(
+            denoiser,
+            circuit,
+            modulator,
+            self.material.vocabulary,
+            settings=recipe.settings,
+            block_length=recipe.block,
+        )
+
+
+def _log(history: tuple[HistoryEntry, ...], step: int, steps: int) -> StageLog:
+    if step < steps:
+        raise StageInterrupted
+    last = history[-1]
+    return StageLog(step, last.seconds, last.valid_loss)
+
+
+def _installed_version() -> str:
+    try:
+        return metadata.version("codd")
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,250 @@
+"""`codd train`: the denoiser, the circuit and their coupling, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from codd.checkpoint import has_checkpoint
+from codd.cli.inputs import add_corpus, add_threads, read_corpus, set_threads
+from codd.cli.stages import STAGES, Material, Recipe, StageLog, Workshop
+from codd.coupling.couplings import CouplingSettings
+from codd.denoisers.transformer import TransformerConfig
+from codd.errors import CheckpointError, CoddError, ConfigError
+from codd.model import CoupledModel
+from codd.modulators.registry import MODULATORS
+from codd.training.circuit_loop import CircuitTraining
+from codd.training.corpus import Corpus
+from codd.training.coupling_loop import CouplingTraining
+from codd.training.denoiser_config import DenoiserTraining
+from codd.training.loop import Schedule
+from codd.vocabulary import BPEVocabulary, ByteVocabulary, CharacterVocabulary, Vocabulary
+
+MODEL = "model"
+_VOCABULARIES = ("character", "byte", "bpe")
+_COUPLINGS = ("copula", "product")
+_JOINT_LEARNING_RATE = 2e-4
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the subparsers of `codd`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train",
+        help="train a denoiser, a circuit and their coupling",
+        description="Trains in three stages, each with checkpoints in its own folder RUN/denoiser, "
+        "RUN/circuit and RUN/coupling, then writes the model to RUN/model. Ctrl-C stops with a "
+        "checkpoint; --resume continues to the same result. The model that is shipped with the "
+        "package was made with the default options.",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--stage", choices=("all", *STAGES), default="all", help=_told("what to train")
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in RUN; finished stages are not repeated",
+    )
+    add_corpus(parser)
+    _add_vocabulary(parser)
+    _add_sizes(parser)
+    _add_training(parser)
+    add_threads(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, saying how to continue.
+        CoddError: If the input is wrong.
+    """
+    try:
+        _train(args)
+    except KeyboardInterrupt:
+        again = args.command_line + ("" if args.resume else " --resume")
+        raise KeyboardInterrupt(f"; continue with: {again}") from None
+
+
+def _train(args: argparse.Namespace) -> None:
+    console = Console(highlight=False)
+    set_threads(args.threads)
+    stages = STAGES if args.stage == "all" else (args.stage,)
+    _refuse_to_overwrite(args, stages)
+    recipe = _recipe(args)
+    corpus = read_corpus(args.corpus)
+    vocabulary = _vocabulary(args, corpus)
+    material = Material.encoded(corpus, vocabulary, _network(args, vocabulary))
+    console.print(
+        f"corpus: {corpus.source}; {len(material.train):,} training tokens of "
+        f"{vocabulary.size} categories"
+    )
+    workshop = Workshop(recipe, material, args.out, args.resume)
+    if args.stage in ("all", "coupling"):
+        model, logs = _train_all(workshop, stages)
+        model.save_pretrained(args.out / MODEL, dtype=args.dtype, record=workshop.record(logs))
+        console.print(f"wrote {args.out / MODEL}")
+    elif args.stage == "denoiser":
+        workshop.train_denoiser(resume=args.resume)
+    else:
+        workshop.train_circuit(resume=args.resume)
+
+
+def _train_all(
+    workshop: Workshop, stages: tuple[str, ...]
+) -> tuple[CoupledModel, dict[str, StageLog]]:
+    """The coupled model; stages that are not asked for must have been finished before."""
+    for stage in STAGES:
+        if stage not in stages:
+            workshop.require_finished(stage)
+    resume = {stage: workshop.resume or stage not in stages for stage in STAGES}
+    denoiser, first = workshop.train_denoiser(resume=resume["denoiser"])
+    circuit, second = workshop.train_circuit(resume=resume["circuit"])
+    model, third = workshop.train_coupling(denoiser, circuit, resume=resume["coupling"])
+    return model, dict(zip(STAGES, (first, second, third), strict=True))
+
+
+def _refuse_to_overwrite(args: argparse.Namespace, stages: tuple[str, ...]) -> None:
+    if args.resume:
+        return
+    written = [*stages, MODEL] if "coupling" in stages else list(stages)
+    for name in written:
+        if has_checkpoint(args.out / name):
+            raise CheckpointError(
+                f"{args.out / name}: expected none, found one of an earlier run; continue it with "
+                "--resume or choose another --out"
+            )
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    with _about("denoiser"):
+        denoiser = DenoiserTraining(
+            steps=args.denoiser_steps,
+            batch_size=args.denoiser_batch,
+            window_length=args.max_length,
+            block_length=args.block,
+            seed=args.seed,
+        )
+    with _about("circuit"):
+        circuit = CircuitTraining(
+            num_states=args.states,
+            steps=args.circuit_steps,
+            batch_size=args.circuit_batch,
+            seed=args.seed,
+        )
+    with _about("coupling"):
+        coupling = CouplingTraining(
+            batch_size=args.coupling_batch,
+            denoiser_learning_rate=_JOINT_LEARNING_RATE if args.joint else 0.0,
+        )
+        schedule = Schedule(args.coupling_steps, seed=args.seed)
+    return Recipe(
+        denoiser,
+        circuit,
+        coupling,
+        schedule,
+        CouplingSettings(args.coupling),
+        window=args.window,
+        block=args.block,
+        modulator=args.modulator,
+        rank=args.rank,
+    )
+
+
+@contextmanager
+def _about(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except CoddError as error:
+        raise ConfigError(f"{stage}: {error}") from error
+
+
+def _vocabulary(args: argparse.Namespace, corpus: Corpus) -> Vocabulary:
+    if args.vocabulary == "byte":
+        return ByteVocabulary()
+    if args.vocabulary == "bpe":
+        return BPEVocabulary.from_text(corpus.train, size=args.vocabulary_size)
+    return CharacterVocabulary.from_text(corpus.train, min_count=args.min_count)
+
+
+def _network(args: argparse.Namespace, vocabulary: Vocabulary) -> TransformerConfig:
+    return TransformerConfig(
+        num_categories=vocabulary.size,
+        max_length=args.max_length,
+        width=args.width,
+        num_layers=args.layers,
+        num_heads=args.heads,
+    )
+
+
+def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("vocabulary")
+    group.add_argument(
+        "--vocabulary",
+        choices=_VOCABULARIES,
+        default="character",
+        help=_told("what a token is; bpe needs the package tokenizers"),
+    )
+    _number(group, "--min-count", 30, "characters rarer than this in the training text are unknown")
+    _number(group, "--vocabulary-size", 1024, "categories of a bpe vocabulary")
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sizes")
+    _number(group, "--max-length", TransformerConfig.max_length, "longest sequence, in tokens")
+    _number(group, "--window", 48, "tokens that the circuit couples, at most --max-length")
+    _number(group, "--block", DenoiserTraining.block_length, "tokens of a block, at most --window")
+    _number(group, "--width", TransformerConfig.width, "width of the denoiser")
+    _number(group, "--layers", TransformerConfig.num_layers, "layers of the denoiser")
+    _number(group, "--heads", TransformerConfig.num_heads, "attention heads of the denoiser")
+    _number(group, "--states", CircuitTraining.num_states, "hidden states of the circuit")
+    group.add_argument(
+        "--modulator",
+        choices=MODULATORS,
+        default="latent",
+        help=_told("how the denoiser's hidden states steer the circuit; static: not at all"),
+    )
+    _number(group, "--rank", 64, "width of the modulator's bottlenecks")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float16",
+        help=_told("number type of the written model"),
+    )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--coupling",
+        choices=_COUPLINGS,
+        default="copula",
+        help=_told("the coupling that the third stage trains and the model then uses"),
+    )
+    group.add_argument(
+        "--joint", action="store_true", help="train the denoiser along in the third stage"
+    )
+    steps = {"denoiser": DenoiserTraining.steps, "circuit": CircuitTraining.steps, "coupling": 600}
+    rows = {
+        "denoiser": DenoiserTraining.batch_size,
+        "circuit": CircuitTraining.batch_size,
+        "coupling": CouplingTraining.batch_size,
+    }
+    for stage in STAGES:
+        _number(group, f"--{stage}-steps", steps[stage], f"steps of the {stage} stage")
+        _number(group, f"--{stage}-batch", rows[stage], f"windows a step of the {stage} stage")
+    _number(group, "--seed", 0, "seed of everything random")
+
+
+def _number(group: Any, flag: str, default: int, text: str) -> None:
+    group.add_argument(flag, type=int, default=default, metavar="N", help=_told(text))
+
+
+def _told(text: str) -> str:
+    return f"{text}; default %(default)s"
