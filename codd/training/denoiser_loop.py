@@ -1,24 +1,21 @@
 """Trains the small transformer denoiser: deterministic, interruptible, exactly resumable."""
 
-import math
-import time
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from codd.checkpoint import load_checkpoint, save_checkpoint
+from codd.checkpoint import load_checkpoint
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
-from codd.errors import CheckpointError, ConfigError, TrainingError
+from codd.errors import CheckpointError, ConfigError
 from codd.training.corpus import Corpus
 from codd.training.corruption import CorruptedBatch, corrupt, prompted_rows, stratified_ratios
 from codd.training.denoiser_config import DenoiserTraining
-from codd.training.denoiser_state import AVERAGE_PREFIX, TrainingState
-from codd.training.interrupt import stop_on_interrupt
-from codd.training.loop import HistoryEntry, checkpoint_of, progress_bar, step_seed
+from codd.training.loop import AVERAGE_PREFIX, Group, HistoryEntry, optimise, step_seed
 from codd.training.objective import diffusion_loss, plain_loss, validation_loss
 from codd.training.windows import encode_documents, evaluation_windows, sample_windows
 from codd.vocabulary import Vocabulary, vocabulary_from_json
@@ -74,23 +71,30 @@ def train_denoiser(
     """
     _check_agreement(vocabulary, model_config, training)
     data = _Data.encoded(corpus, vocabulary, training)
-    identity = _identity(corpus, vocabulary, model_config, training)
-    state = TrainingState(TransformerDenoiser(model_config, seed=training.seed), training)
-    _resume(state, identity, folder, resume=resume)
-    saved = state.step
-    bar = progress_bar("denoiser", state, training.steps, shown=show_progress)
-    with stop_on_interrupt() as stop, bar as report:
-        while state.step < training.steps and not stop.requested:
-            _train_step(state, data)
-            if state.step % training.validate_every == 0 or state.step == training.steps:
-                _validate(state, data)
-            if state.step % training.checkpoint_every == 0:
-                save_checkpoint(folder, state.tensors(), {**identity, **state.metadata()})
-                saved = state.step
-            report()
-        if saved != state.step:
-            save_checkpoint(folder, state.tensors(), {**identity, **state.metadata()})
-    return TrainedDenoiser(state.averaged_model(), tuple(state.history), state.step)
+    model = TransformerDenoiser(model_config, seed=training.seed)
+
+    def validate() -> float:
+        quick = copy.deepcopy(model).to(training.dtype).eval()
+        return validation_loss(
+            quick,
+            data.valid,
+            block_length=training.block_length,
+            prompt_fraction=training.prompt_fraction,
+            seed=training.seed,
+        )
+
+    outcome = optimise(
+        lambda step: _loss(model, data.train, step, training),
+        validate,
+        _groups(model, training),
+        training.schedule,
+        folder,
+        _identity(corpus, vocabulary, model_config, training),
+        title="denoiser",
+        resume=resume,
+        show_progress=show_progress,
+    )
+    return TrainedDenoiser(model.eval().requires_grad_(False), outcome.history, outcome.step)
 
 
 def load_trained_denoiser(folder: str | Path) -> tuple[TransformerDenoiser, Vocabulary]:
@@ -138,21 +142,22 @@ class _Data:
         return cls(train, windows[::stride][: training.validation_windows])
 
 
-def _train_step(state: TrainingState, data: _Data) -> None:
-    started = time.perf_counter()
-    seed = step_seed(state.training.seed, state.step)
-    batch = _draw_batch(data.train, state.model.mask_id, state.training, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # dropout draws from the global generator
-        loss = _loss(state, batch)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise TrainingError(f"step {state.step}: expected a finite loss, found {value}")
-    loss.backward()
-    state.descend()
-    state.loss_sum += value
-    state.loss_count += 1
-    state.seconds += time.perf_counter() - started
+def _groups(model: TransformerDenoiser, training: DenoiserTraining) -> list[Group]:
+    """Muon for the blocks' weight matrices, AdamW for all else."""
+    matrices: dict[str, nn.Parameter] = {}
+    others: dict[str, nn.Parameter] = {}
+    for name, parameter in model.named_parameters():
+        inside = name.startswith("blocks.") and parameter.dim() == 2
+        (matrices if inside else others)[name] = parameter
+    muon = Group(
+        matrices,
+        training.matrix_learning_rate,
+        training.weight_decay,
+        method="muon",
+        momentum=training.momentum,
+        dtype=training.dtype,
+    )
+    return [muon, Group(others, training.learning_rate)]
 
 
 def _draw_batch(
@@ -169,30 +174,17 @@ def _draw_batch(
     )
 
 
-def _loss(state: TrainingState, batch: CorruptedBatch) -> Tensor:
+def _loss(
+    model: TransformerDenoiser, tokens: Tensor, step: int, training: DenoiserTraining
+) -> Tensor:
+    batch = _draw_batch(tokens, model.mask_id, training, step_seed(training.seed, step))
     # A cast copy of the weights runs the whole network in one type: autocast would widen the
     # norms and narrow again around every matrix product.
-    dtype = state.training.dtype
-    weights = {name: p.to(dtype) for name, p in state.model.named_parameters()}
-    logits = functional_call(state.model, weights, (batch.tokens,)).logits
-    if state.step < state.training.warmup_plain * state.training.steps:
+    weights = {name: p.to(training.dtype) for name, p in model.named_parameters()}
+    logits = functional_call(model, weights, (batch.tokens,)).logits
+    if step < training.warmup_plain * training.steps:
         return plain_loss(logits, batch)
     return diffusion_loss(logits, batch)
-
-
-def _validate(state: TrainingState, data: _Data) -> None:
-    started = time.perf_counter()
-    valid_loss = validation_loss(
-        state.averaged_model().to(state.training.dtype),
-        data.valid,
-        block_length=state.training.block_length,
-        prompt_fraction=state.training.prompt_fraction,
-        seed=state.training.seed,
-    )
-    state.seconds += time.perf_counter() - started
-    train_loss = state.loss_sum / max(state.loss_count, 1)
-    state.history.append(HistoryEntry(state.step, train_loss, valid_loss, state.seconds))
-    state.loss_sum, state.loss_count = 0.0, 0
 
 
 def _check_agreement(
@@ -224,15 +216,3 @@ def _identity(
         "model": asdict(model_config),
         "training": {**asdict(training), "betas": list(training.betas)},
     }
-
-
-def _resume(
-    state: TrainingState, identity: dict[str, Any], folder: str | Path, *, resume: bool
-) -> None:
-    checkpoint = checkpoint_of(folder, identity, resume=resume)
-    if checkpoint is None:
-        return
-    try:
-        state.restore(checkpoint.tensors, checkpoint.metadata)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{folder}: missing or misshapen entry: {error}") from error

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from rich.progress import (
@@ -29,8 +29,10 @@ from torch import Tensor, nn
 from codd.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from codd.errors import CheckpointError, ConfigError, TrainingError
 from codd.training.interrupt import stop_on_interrupt
+from codd.training.muon import Muon
 
-_OPTIMISER_STATE = ("step", "exp_avg", "exp_avg_sq")
+AVERAGE_PREFIX = "ema."
+_STATE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum",)}
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,17 @@ class Group:
         parameters: Name -> parameter.
         learning_rate: Its peak.
         weight_decay: Decoupled weight decay.
+        method: "adamw", or "muon" for weight matrices.
+        momentum: Muon's moving-average rate.
+        dtype: Number type of Muon's matrix products.
     """
 
     parameters: Mapping[str, nn.Parameter]
     learning_rate: float
     weight_decay: float = 0.0
+    method: Literal["adamw", "muon"] = "adamw"
+    momentum: float = 0.95
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -212,14 +220,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.named = {n: p for group in self.groups for n, p in group.parameters.items()}
         self.averages = {name: p.detach().clone() for name, p in self.named.items()}
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": list(g.parameters.values()), "weight_decay": g.weight_decay}
-                for g in self.groups
-            ],
-            betas=self.schedule.betas,
-            fused=True,
-        )
+        self.optimisers = [_optimiser(group, self.schedule) for group in self.groups]
 
     def take_step(self, loss_at: Callable[[int], Tensor]) -> None:
         started = time.perf_counter()
@@ -232,10 +233,10 @@ class _Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.schedule.gradient_clip)
         factor = rate_factor(self.step, self.schedule)
-        for group, settings in zip(self.optimiser.param_groups, self.groups, strict=True):
-            group["lr"] = settings.learning_rate * factor
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser, group in zip(self.optimisers, self.groups, strict=True):
+            optimiser.param_groups[0]["lr"] = group.learning_rate * factor
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         self._update_averages()
         self.step += 1
         self.loss_sum += value
@@ -278,9 +279,11 @@ class _Run:
         found: dict[str, Tensor] = {}
         for name, parameter in self.named.items():
             found[f"model.{name}"] = parameter.detach()
-            found[f"ema.{name}"] = self.averages[name]
-            for key, value in self.optimiser.state[parameter].items():
-                found[f"optimiser.{key}.{name}"] = value
+            found[f"{AVERAGE_PREFIX}{name}"] = self.averages[name]
+        for optimiser, group in zip(self.optimisers, self.groups, strict=True):
+            for name, parameter in group.parameters.items():
+                for key in _STATE[group.method]:
+                    found[f"{group.method}.{key}.{name}"] = optimiser.state[parameter][key]
         return found
 
     def summary(self) -> str:
@@ -300,15 +303,33 @@ class _Run:
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         for name, parameter in self.named.items():
             parameter.copy_(tensors[f"model.{name}"])
-            self.averages[name].copy_(tensors[f"ema.{name}"])
-            self.optimiser.state[parameter] = {
-                key: tensors[f"optimiser.{key}.{name}"].clone() for key in _OPTIMISER_STATE
-            }
+            self.averages[name].copy_(tensors[f"{AVERAGE_PREFIX}{name}"])
+        for optimiser, group in zip(self.optimisers, self.groups, strict=True):
+            for name, parameter in group.parameters.items():
+                optimiser.state[parameter] = {
+                    key: tensors[f"{group.method}.{key}.{name}"].clone()
+                    for key in _STATE[group.method]
+                }
         self.step = metadata["step"]
         self.loss_sum = metadata["loss_sum"]
         self.loss_count = metadata["loss_count"]
         self.seconds = metadata["seconds"]
         self.history = [HistoryEntry(**entry) for entry in metadata["history"]]
+
+
+def _optimiser(group: Group, schedule: Schedule) -> torch.optim.Optimizer:
+    parameters, rate = list(group.parameters.values()), group.learning_rate
+    if group.method == "muon":
+        return Muon(
+            parameters,
+            lr=rate,
+            momentum=group.momentum,
+            weight_decay=group.weight_decay,
+            dtype=group.dtype,
+        )
+    return torch.optim.AdamW(
+        parameters, lr=rate, betas=schedule.betas, weight_decay=group.weight_decay, fused=True
+    )
 
 
 def checkpoint_of(

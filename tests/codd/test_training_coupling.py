@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from codd.training.circuit_loop import CircuitTraining, starting_circuit, train_
 from codd.training.coupling_loop import CouplingTraining, train_coupling
 from codd.training.loop import Schedule
 from codd.training.windows import evaluation_windows
+from tests.support.interrupt import interrupt_during
 
 SENTENCES = "the cat sat. a dog ran. the dog sat. a cat ran. "
 
@@ -67,18 +67,6 @@ def _coupling_run(
     return model, outcome
 
 
-def _interrupt_after(monkeypatch: pytest.MonkeyPatch, module: object, steps: int) -> None:
-    """Raises SIGINT during the given step, as Ctrl-C would."""
-    original = module.step_seed  # type: ignore[attr-defined]
-
-    def seed(base: int, step: int) -> int:
-        if step == steps:
-            signal.raise_signal(signal.SIGINT)
-        return int(original(base, step))
-
-    monkeypatch.setattr(module, "step_seed", seed)
-
-
 def test_contexts_and_em_beat_the_start(tmp_path: Path) -> None:
     vocabulary, tokens = _tokens()
     windows = evaluation_windows(tokens[:400], 8)
@@ -100,7 +88,7 @@ def test_an_interrupted_circuit_run_resumes_to_the_same_parameters(
 ) -> None:
     whole = _circuit_run(tmp_path / "whole").log_parameters()
     with monkeypatch.context() as patch:
-        _interrupt_after(patch, circuit_loop, 6)
+        interrupt_during(patch, circuit_loop, 6)
         _circuit_run(tmp_path / "parts")
     resumed = _circuit_run(tmp_path / "parts", resume=True).log_parameters()
 
@@ -112,7 +100,7 @@ def test_an_interrupted_coupling_run_resumes_to_the_same_weights(
 ) -> None:
     whole, _ = _coupling_run(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        _interrupt_after(patch, coupling_loop, 4)
+        interrupt_during(patch, coupling_loop, 4)
         _, outcome = _coupling_run(tmp_path / "parts")
     assert 4 <= outcome.step < 8
     resumed, _ = _coupling_run(tmp_path / "parts", resume=True)

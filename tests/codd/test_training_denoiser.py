@@ -2,7 +2,6 @@ import copy
 import dataclasses
 import json
 import math
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from codd.training.loop import rate_factor, step_seed
 from codd.training.objective import loss_at_ratio
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import CharacterVocabulary
+from tests.support.interrupt import interrupt_during
 
 TEXT = "abcdefgh" * 60
 CORPUS = Corpus((TEXT,), (TEXT[:200],), (TEXT[:200],), sha256="0" * 64, source="eight letters")
@@ -57,17 +57,6 @@ def assert_same_weights(first: TransformerDenoiser, second: TransformerDenoiser)
         assert torch.equal(a, b), name
 
 
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = denoiser_loop._train_step
-
-    def stepping(state: Any, data: Any) -> None:
-        if state.step == step - 1:
-            signal.raise_signal(signal.SIGINT)
-        real(state, data)
-
-    monkeypatch.setattr(denoiser_loop, "_train_step", stepping)
-
-
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -85,7 +74,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(
 ) -> None:
     whole = train(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt_at(stop_at, patch)
+        interrupt_during(patch, denoiser_loop, stop_at - 1)
         part = train(tmp_path / "part")
     assert part.step == stop_at
     assert load_checkpoint(tmp_path / "part").metadata["step"] == stop_at

@@ -36,10 +36,12 @@ INFINITE = math.inf
 @settings(max_examples=100)
 def test_value_equals_the_sum_over_worlds(case: Case) -> None:
     expected = enumerate_worlds(case.circuit, case.parameters, case.evidence).log_partition()
+    plan = pc.compile_circuit(case.circuit)
 
-    found = pc.forward(pc.compile_circuit(case.circuit), case.parameters, case.evidence)
-
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            found = pc.forward(plan, case.parameters, case.evidence)
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 @given(cases(), SEEDS)
@@ -153,6 +155,8 @@ def test_float32_stays_close_when_branches_differ_by_hundreds_of_nats(
     single = {name: tensor.float() for name, tensor in wide.parameters.items()}
 
     found = pc.forward(plan, single, wide.evidence)
+    with torch.no_grad():
+        without_gradients = pc.forward(plan, single, wide.evidence)
 
     # The float32 parameters are what is evaluated: their rounding is not the executor's error.
     rounded = {name: tensor.double() for name, tensor in single.items()}
@@ -161,7 +165,8 @@ def test_float32_stays_close_when_branches_differ_by_hundreds_of_nats(
     )
     exact = pc.forward(plan, rounded, evidence, impl="reference")
     # Log-values are sums of terms of the size of the spread, each rounded relative to that.
-    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5 * spread)
+    for value in (found, without_gradients):
+        torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-5 * spread)
 
 
 @given(cases(zeros=True), SEEDS, st.sampled_from([50.0, 400.0]))
