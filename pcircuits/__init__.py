@@ -17,6 +17,7 @@ from pcircuits.parameters import random_parameters
 from pcircuits.structure import families
 from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Product, Sum
 from pcircuits.structure.scope import Scope
+from pcircuits.validate import Properties, validate
 
 __all__ = [
     "Circuit",
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "PreparedParameters",
     "Product",
+    "Properties",
     "Record",
     "Scope",
     "Sum",
@@ -49,4 +51,5 @@ __all__ = [
     "random_parameters",
     "structure_from_json",
     "structure_to_json",
+    "validate",
 ]

@@ -30,7 +30,8 @@ class CouplingTraining:
         batch_size: Windows a step.
         prompt_fraction: Share of windows of which only the last block is masked.
         modulator_learning_rate: Peak for the modulator.
-        circuit_learning_rate: Peak for the circuit's log-weights; 0 keeps them as they are.
+        circuit_learning_rate: Peak for the circuit's log-weights; 0 keeps what maximum likelihood
+            found, and makes a step about twice as fast.
         denoiser_learning_rate: Peak for the denoiser; 0 keeps it frozen.
         validation_windows: Windows a validation uses.
     """
@@ -38,7 +39,7 @@ class CouplingTraining:
     batch_size: int = 32
     prompt_fraction: float = 0.75
     modulator_learning_rate: float = 2e-3
-    circuit_learning_rate: float = 2e-3
+    circuit_learning_rate: float = 0.0
     denoiser_learning_rate: float = 0.0
     validation_windows: int = 128
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pcircuits.structure.nodes import AnyNode, Circuit
+from pcircuits.structure.nodes import Circuit
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class WeightReference:
     """The weights of a layer: one parameter for all folds, or one parameter a fold."""
 
     names: tuple[str, ...]
-
-    @property
-    def shared(self) -> bool:
-        """Whether all folds use one parameter."""
-        return len(self.names) == 1
 
 
 @dataclass(frozen=True)
@@ -219,8 +214,3 @@ def operations(layer: Layer, *, soft: bool) -> int:
             return folds * layer.num_units * sum(layer.sizes)
         case _:
             return folds * layer.num_units * len(layer.operands)
-
-
-def place_of(plan: Plan, node: AnyNode) -> tuple[int, int]:
-    """The layer and fold of a node of the plan's circuit."""
-    return plan.places[plan.circuit.node_names[node]]

@@ -129,6 +129,8 @@ def _fill_soft_rows(
     """Computes soft evidence only where it is needed: with one table, rows are independent."""
     assert observation.log_potentials is not None
     rows = observation.log_potentials[index][soft][None]
+    if rows.shape[1] == 0:
+        return hard  # other layers have the unobserved variables
     if observation.categories is None:
         filled = log_matmul(rows[..., : layer.num_categories], weights)
     else:

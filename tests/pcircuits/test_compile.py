@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -108,6 +110,14 @@ def test_a_plan_cannot_be_changed() -> None:
 
     with pytest.raises(TypeError):
         plan.parameter_shapes["initial"] = (3,)
+
+
+def test_copies_of_what_cannot_change_are_the_thing_itself() -> None:
+    """A chain of thousands of nodes is deeper than a copy by recursion could go."""
+    plan = pc.compile_circuit(pc.families.hmm(3000, num_states=2, num_categories=2))
+
+    assert copy.deepcopy(plan) is plan
+    assert copy.deepcopy(plan.circuit) is plan.circuit
 
 
 def test_only_circuits_are_compiled() -> None:

@@ -14,7 +14,12 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import BackendError, EvidenceError, ParameterError
-from tests.support.circuits import SEEDS, circuits, parameters_of, random_log_weights
+from tests.support.circuits import (
+    SEEDS,
+    circuits,
+    parameters_of,
+    random_log_weights,
+)
 from tests.support.enumeration import enumerate_worlds
 from tests.support.evidence import (
     Case,
@@ -224,6 +229,23 @@ def test_large_unnormalised_weights_do_not_overflow() -> None:
     assert value.item() == pytest.approx(501 + math.log1p(math.exp(-1)), rel=1e-6)
 
 
+@pytest.mark.parametrize("offset", [-95.0, 95.0])
+@given(cases(zeros=False))
+@settings(max_examples=20)
+def test_a_factor_in_a_parameter_is_a_factor_of_the_value(offset: float, case: Case) -> None:
+    """Also beyond what float32 could exponentiate."""
+    name = _root_parameter(case.circuit)
+    if name is None:
+        return
+    plan = pc.compile_circuit(case.circuit)
+    single = {n: t.float() for n, t in case.parameters.items()}
+
+    shifted = pc.forward(plan, {**single, name: single[name] + offset}, case.evidence)
+
+    plain = pc.forward(plan, single, case.evidence)
+    torch.testing.assert_close(shifted - offset, plain, rtol=1e-5, atol=2e-5)
+
+
 def test_soft_evidence_far_apart_is_exact() -> None:
     plan = pc.compile_circuit(pc.Circuit(pc.Input(0, num_units=1, num_categories=3, name="x")))
     parameters = {"x": torch.tensor([[-INFINITE, math.log(0.5), math.log(0.5)]])}
@@ -319,6 +341,21 @@ def test_integer_types_do_not_matter(dtype: torch.dtype) -> None:
     found = pc.forward(plan, parameters, pc.Evidence(values.to(dtype), observed))
 
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_tables_of_many_categories_are_read_alike_by_few_and_by_many(rows: int) -> None:
+    plan = pc.compile_circuit(pc.families.hmm(3, num_states=4, num_categories=200))
+    parameters = pc.random_parameters(plan, seed=0, spread=2.0, dtype=torch.float64)
+    leaves = {name: tensor.requires_grad_() for name, tensor in parameters.items()}
+    values = random_values(plan.circuit, rows, torch.Generator().manual_seed(0))
+
+    found = pc.forward(plan, leaves, pc.Evidence(values))
+    expected = pc.forward(plan, leaves, pc.Evidence(values), impl="reference")
+
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(v.sum(), leaves["emission"])[0] for v in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
 def test_missing_everywhere_is_log_z() -> None:
@@ -571,7 +608,7 @@ def test_batches_of_evidence_and_parameters_must_agree() -> None:
     plan = pc.compile_circuit(pc.families.hmm(3, num_states=2, num_categories=4))
     parameters = {name: torch.zeros(3, *shape) for name, shape in plan.parameter_shapes.items()}
 
-    with pytest.raises(EvidenceError, match="about 2 examples.* 3"):
+    with pytest.raises(EvidenceError, match=r"about 2 examples.* 3"):
         pc.forward(plan, parameters, pc.Evidence(_VALUES))
 
 
@@ -580,6 +617,13 @@ def test_parameters_prepared_for_another_plan_are_refused() -> None:
 
     with pytest.raises(ParameterError, match="another plan"):
         pc.forward(pc.compile_circuit(circuit), pc.prepare(plan, parameters), pc.Evidence())
+
+
+def test_the_slow_oracle_takes_parameters_by_name() -> None:
+    _, plan, parameters = _hmm()
+
+    with pytest.raises(ParameterError, match="by name"):
+        pc.forward(plan, pc.prepare(plan, parameters), pc.Evidence(), impl="reference")
 
 
 def test_an_unknown_implementation_is_refused() -> None:
@@ -601,6 +645,13 @@ def _hmm() -> tuple[pc.Circuit, pc.Plan, dict[str, Tensor]]:
         for name, shape in plan.parameter_shapes.items()
     }
     return circuit, plan, parameters
+
+
+def _root_parameter(circuit: pc.Circuit) -> str | None:
+    """The root's parameter, of which each world takes one weight; None if it has none alone."""
+    names = list(circuit.parameter_names.values())
+    name = circuit.parameter_names.get(circuit.root)
+    return name if names.count(name) == 1 else None
 
 
 def _two_branches(

@@ -185,6 +185,11 @@ def test_damage_is_named(tmp_path: Path, kind: str) -> None:
         pc.load(folder)
 
 
+def test_a_structure_must_be_an_object() -> None:
+    with pytest.raises(FormatError, match="found list"):
+        structure_from_json([])
+
+
 def test_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="nowhere"):
         pc.load(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -84,13 +85,11 @@ def test_full_em_never_lowers_the_likelihood(data: st.DataObject, seed: int) -> 
     values = random_values(circuit, 20, _generator(seed))
     observed = torch.rand(values.shape, generator=_generator(seed + 1)) < 0.7
 
-    history = pc.fit_em(
-        model, values, observed=observed, epochs=5, pseudocount=0.0, progress=False
-    )
+    history = pc.fit_em(model, values, observed=observed, epochs=5, pseudocount=0.0, progress=False)
 
     train = [record.train for record in history]
     assert len(train) == 5
-    assert all(after >= before - 1e-10 for before, after in zip(train, train[1:], strict=False))
+    assert all(after >= before - 1e-10 for before, after in itertools.pairwise(train))
     assert model.log_likelihood(values, observed).mean().item() >= train[-1] - 1e-10
 
 
@@ -220,6 +219,30 @@ def test_an_interruption_keeps_the_last_finished_update(monkeypatch: pytest.Monk
         assert torch.equal(tensor, expected.probabilities()[name])
 
 
+def test_gradient_ascent_may_be_interrupted_too() -> None:
+    class Interrupted(torch.optim.SGD):
+        steps = 0
+
+        def step(self) -> None:
+            self.steps += 1
+            if self.steps == 3:
+                raise KeyboardInterrupt
+            super().step()
+
+    model = pc.CircuitModel(pc.families.hmm(6, 2, 3))
+
+    history = pc.fit_gradient(
+        model,
+        _data(40),
+        batch_size=20,
+        optimizer=lambda parameters: Interrupted(parameters, lr=0.1),
+        progress=False,
+    )
+
+    assert history.stopped == "interrupted"
+    assert [record.step for record in history] == [2]
+
+
 def test_rows_of_probability_zero_are_refused_and_change_nothing() -> None:
     model = pc.CircuitModel(pc.families.factorized(1, 2))
     model.set_probabilities({"input_0": torch.tensor([[1.0, 0.0]])})
@@ -242,9 +265,7 @@ def test_rows_of_probability_zero_are_refused_and_change_nothing() -> None:
         ({"chunk_size": 0}, "chunk_size.*0"),
     ],
 )
-def test_settings_of_em_out_of_range_are_refused(
-    setting: dict[str, float], message: str
-) -> None:
+def test_settings_of_em_out_of_range_are_refused(setting: dict[str, float], message: str) -> None:
     model = pc.CircuitModel(pc.families.factorized(6, 3))
 
     with pytest.raises(ValueError, match=message):

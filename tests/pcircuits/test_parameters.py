@@ -101,3 +101,19 @@ def test_log_weights_that_cannot_be_normalised_are_refused(value: float) -> None
 
     with pytest.raises(ParameterError, match="row 2 of parameter 'emission'"):
         model.set_log_parameters({"emission": weights})
+
+
+@pytest.mark.parametrize(
+    "name, shape, message",
+    [
+        ("emision", (3, 4), "no parameter 'emision'"),
+        ("emission", (4, 3), r"'emission' has shape \(4, 3\); expected \(3, 4\)"),
+    ],
+)
+def test_log_weights_of_another_name_or_shape_are_refused(
+    name: str, shape: tuple[int, ...], message: str
+) -> None:
+    model = pc.CircuitModel(pc.families.hmm(3, num_states=3, num_categories=4))
+
+    with pytest.raises(ParameterError, match=message):
+        model.set_log_parameters({name: torch.zeros(shape)})

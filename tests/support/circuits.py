@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,10 +97,7 @@ class _Builder:
         return pc.KroneckerProduct(*children, name=self._name())
 
     def _sum(self, scope: tuple[int, ...], num_units: int, sums: int, *, mixing: bool) -> pc.Sum:
-        if mixing:
-            sizes = st.sampled_from([num_units, 1])
-        else:
-            sizes = st.integers(1, MAX_UNITS)
+        sizes = st.sampled_from([num_units, 1]) if mixing else st.integers(1, MAX_UNITS)
         children = [
             self.node(scope, num_units=self.draw(sizes), sums=sums)
             for _ in range(self.draw(st.integers(1, 3)))
@@ -124,7 +122,7 @@ class _Builder:
             )
         )
         ends = [0, *cuts, len(scope)]
-        return [tuple(order[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        return [tuple(order[a:b]) for a, b in itertools.pairwise(ends)]
 
     def _tie(self, name: str) -> str | None:
         return name if self.tie and self._chance(2) else None
@@ -173,7 +171,7 @@ def parameters_of(
 def random_log_weights(
     shape: tuple[int, ...], generator: torch.Generator, *, zeros: bool, normalized: bool
 ) -> Tensor:
-    """Log-weights of the given shape, float64; one in five is zero, never a whole row, if `zeros`."""
+    """Float64 log-weights of the given shape; if `zeros`, one in five is, but never a whole row."""
     weights = torch.randn(shape, generator=generator, dtype=torch.float64)
     if zeros:
         empty = torch.rand(shape, generator=generator) < 0.2
