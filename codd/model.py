@@ -190,7 +190,9 @@ class CoupledModel(nn.Module):
         """As `generate`, with tokens, their steps, history and timings."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded = [self.vocabulary.encode(text) for text in texts]
-        return generate(self, encoded, new_tokens or self.block, steps, **options)
+        return generate(
+            self, encoded, self.block if new_tokens is None else new_tokens, steps, **options
+        )
 
     def save_pretrained(
         self,

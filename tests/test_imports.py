@@ -26,7 +26,6 @@ RANKS: dict[str, dict[str, int]] = {
         "learning": 7,
         "io": 7,
         "module": 8,
-        "viz": 8,
         "__init__": 9,
     },
     "codd": {

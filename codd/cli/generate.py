@@ -45,7 +45,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="print each text without and with coupling"
     )
-    _add_decoding(parser)
+    group = parser.add_argument_group("decoding")
+    _add_order(group)
+    _add_drawing(group)
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -96,14 +99,31 @@ def _texts(model: CoupledModel, args: argparse.Namespace, coupling: str | None) 
     return [model.vocabulary.decode(row) for row in found.tokens]
 
 
-def _add_decoding(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("decoding")
-    group.add_argument("--coupling", choices=COUPLINGS, help="default the model's own")
+def _add_order(group: Any) -> None:
     group.add_argument(
         "--selection",
         choices=tuple(SELECTIONS),
         default="low_confidence",
         help="which positions come first; default %(default)s",
+    )
+    group.add_argument(
+        "--mode",
+        choices=MODES,
+        default="block",
+        help="block after block, or anywhere among the new tokens; default %(default)s",
+    )
+    group.add_argument(
+        "--block", type=int, metavar="N", help="tokens of a block; default the model's own"
+    )
+
+
+def _add_drawing(group: Any) -> None:
+    group.add_argument("--coupling", choices=COUPLINGS, help="default the model's own")
+    group.add_argument(
+        "--gamma",
+        type=float,
+        metavar="G",
+        help="couple only while the share of masked tokens is below this; default always",
     )
     group.add_argument(
         "--sampler",
@@ -124,19 +144,3 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--top-p", type=float, metavar="P", help="nucleus of each token; sampler any_order only"
     )
-    group.add_argument(
-        "--mode",
-        choices=MODES,
-        default="block",
-        help="block after block, or anywhere among the new tokens; default %(default)s",
-    )
-    group.add_argument(
-        "--block", type=int, metavar="N", help="tokens of a block; default the model's own"
-    )
-    group.add_argument(
-        "--gamma",
-        type=float,
-        metavar="G",
-        help="couple only while the share of masked tokens is below this; default always",
-    )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")

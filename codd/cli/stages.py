@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -73,6 +74,12 @@ class Recipe:
             raise ConfigError(f"modulator: expected one of {MODULATORS}, found {self.modulator!r}")
         if self.rank < 1:
             raise ConfigError(f"rank: expected at least 1, found {self.rank}")
+
+    @property
+    def trains_coupling(self) -> bool:
+        """Whether the third stage has anything to train; some couplings need no training."""
+        rates = (self.coupling.circuit_learning_rate, self.coupling.denoiser_learning_rate)
+        return self.modulator != "static" or max(rates) > 0
 
     def steps(self, stage: str) -> int:
         """Steps of a stage."""
@@ -210,10 +217,12 @@ class Workshop:
 
     def train_coupling(
         self, denoiser: TransformerDenoiser, circuit: pc.CircuitModel, *, resume: bool
-    ) -> tuple[CoupledModel, StageLog]:
-        """The third stage, or what it left behind if it is finished."""
+    ) -> tuple[CoupledModel, StageLog | None]:
+        """The third stage, or what it left behind if it is finished; no log if it had no task."""
         recipe = self.recipe
         model = self._coupled(denoiser, circuit)
+        if not recipe.trains_coupling:
+            return model, None
         identity = {
             **self.material.identity("coupling-training"),
             "denoiser": asdict(self.material.network),
@@ -235,7 +244,7 @@ class Workshop:
         )
         return model, _log(outcome.history, outcome.step, recipe.schedule.steps)
 
-    def record(self, logs: dict[str, StageLog]) -> dict[str, Any]:
+    def record(self, logs: Mapping[str, StageLog | None]) -> dict[str, Any]:
         """How a model was made, for its folder."""
         recipe, corpus = self.recipe, self.material.corpus
         return {
@@ -245,7 +254,7 @@ class Workshop:
                 "circuit": asdict(recipe.circuit),
                 "coupling": {**asdict(recipe.coupling), "schedule": asdict(recipe.schedule)},
             },
-            "stages": {stage: asdict(log) for stage, log in logs.items()},
+            "stages": {stage: asdict(log) for stage, log in logs.items() if log is not None},
             "versions": {
                 "codd": _installed_version(),
                 "torch": torch.__version__,

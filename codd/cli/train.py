@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from codd.checkpoint import has_checkpoint
-from codd.cli.inputs import add_corpus, add_threads, read_corpus, set_threads
+from codd.cli.inputs import add_corpus, add_threads, prepare_folder, read_corpus, set_threads
 from codd.cli.stages import STAGES, Material, Recipe, StageLog, Workshop
 from codd.coupling.couplings import CouplingSettings
 from codd.denoisers.transformer import TransformerConfig
@@ -28,6 +28,7 @@ from codd.vocabulary import BPEVocabulary, ByteVocabulary, CharacterVocabulary, 
 MODEL = "model"
 _VOCABULARIES = ("character", "byte", "bpe")
 _COUPLINGS = ("copula", "product")
+_CIRCUIT_LEARNING_RATE = 2e-3
 _JOINT_LEARNING_RATE = 2e-4
 
 
@@ -85,6 +86,7 @@ def _train(args: argparse.Namespace) -> None:
         f"corpus: {corpus.source}; {len(material.train):,} training tokens of "
         f"{vocabulary.size} categories"
     )
+    prepare_folder(args.out)
     workshop = Workshop(recipe, material, args.out, args.resume)
     if args.stage in ("all", "coupling"):
         model, logs = _train_all(workshop, stages)
@@ -98,7 +100,7 @@ def _train(args: argparse.Namespace) -> None:
 
 def _train_all(
     workshop: Workshop, stages: tuple[str, ...]
-) -> tuple[CoupledModel, dict[str, StageLog]]:
+) -> tuple[CoupledModel, dict[str, StageLog | None]]:
     """The coupled model; stages that are not asked for must have been finished before."""
     for stage in STAGES:
         if stage not in stages:
@@ -141,6 +143,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     with _about("coupling"):
         coupling = CouplingTraining(
             batch_size=args.coupling_batch,
+            circuit_learning_rate=_CIRCUIT_LEARNING_RATE if args.train_circuit else 0.0,
             denoiser_learning_rate=_JOINT_LEARNING_RATE if args.joint else 0.0,
         )
         schedule = Schedule(args.coupling_steps, seed=args.seed)
@@ -230,7 +233,10 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--joint", action="store_true", help="train the denoiser along in the third stage"
     )
-    steps = {"denoiser": DenoiserTraining.steps, "circuit": CircuitTraining.steps, "coupling": 600}
+    group.add_argument(
+        "--train-circuit", action="store_true", help="train the circuit along in the third stage"
+    )
+    steps = {"denoiser": DenoiserTraining.steps, "circuit": CircuitTraining.steps, "coupling": 450}
     rows = {
         "denoiser": DenoiserTraining.batch_size,
         "circuit": CircuitTraining.batch_size,

@@ -33,12 +33,13 @@ class CouplingSettings:
             from the circuit; "product" multiplies the two (arXiv 2603.00045, eq. 5);
             "factorised" leaves the circuit out.
         step_sizes: Of the copula: how far each proportional-fitting sweep moves the
-            log-potentials, 1 = all the way. All positions move at once, so full steps overshoot
-            where tokens depend strongly on each other.
+            log-potentials, 1 = all the way. The first should be 1: it removes what the circuit
+            says of single tokens. After it all positions move at once, and full steps would
+            overshoot where tokens depend strongly on each other.
     """
 
     kind: str = "copula"
-    step_sizes: tuple[float, ...] = (0.5, 0.3)
+    step_sizes: tuple[float, ...] = (1.0, 0.5, 0.3)
 
     def __post_init__(self) -> None:
         if self.kind not in COUPLINGS:
@@ -96,7 +97,8 @@ def fit_copula(settings: CouplingSettings, base: CoupledDistribution) -> Tensor:
     Each sweep moves V_i towards p_i / m_i at all masked positions at once, m_i the circuit's exact
     leave-one-out predictive under the current V (iterative proportional fitting towards the
     I-projection of arXiv 2410.01949). The first sweep starts from V = p and takes for m_i what the
-    circuit predicts from the visible tokens alone, the part of p that both certainly know.
+    circuit predicts from the visible tokens alone, so a full first step is exact for a circuit
+    without dependencies: the result is the factorised output.
 
     Args:
         settings: The step size of each sweep.

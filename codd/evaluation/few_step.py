@@ -236,6 +236,8 @@ def measure_few_step(
 ) -> FewStepResult:
     """Generates a block after each prompt, with every variant, order and number of tokens a step.
 
+    At one token a step nothing is drawn jointly, so there only the factorised output is measured.
+
     Args:
         windows: (N, P + block) int64 held-out text on the models' device: prompts, and the true
             continuations that are judged beside.
@@ -262,6 +264,7 @@ def measure_few_step(
         for order in protocol.orders
         for label in variants
         for pace in protocol.tokens_per_step
+        if pace > 1 or label == FACTORISED
     ]
     cells = {}
     for done, key in enumerate(keys, 1):

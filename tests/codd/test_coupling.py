@@ -113,7 +113,7 @@ def test_couplings_with_a_factorised_circuit_stay_factorised(kind: str) -> None:
             n: torch.randn(p.shape, generator=generator).double() for n, p in uniform.items()
         }
     parameters = {n: p.log_softmax(-1) for n, p in uniform.items()}
-    settings = codd.CouplingSettings(kind, step_sizes=(1.0,))
+    settings = codd.CouplingSettings(kind)
     found = codd.couple(settings, plan, parameters, case.log_probs, case.values, case.observed)
 
     expected = _couple(case, codd.CouplingSettings("factorised"))

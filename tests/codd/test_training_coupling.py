@@ -120,6 +120,16 @@ def test_training_improves_what_it_trains_and_leaves_the_rest(tmp_path: Path) ->
         assert torch.equal(expected, found)
 
 
+def test_the_circuit_is_trained_on_request(tmp_path: Path) -> None:
+    start = _model()
+    kept, _ = _coupling_run(tmp_path / "kept")
+    tuned, _ = _coupling_run(tmp_path / "tuned", circuit_learning_rate=1e-2)
+    before, same, after = (m.circuit.probabilities()["transition"] for m in (start, kept, tuned))
+
+    assert torch.equal(before, same)
+    assert not torch.allclose(before, after)
+
+
 def test_one_flag_trains_the_denoiser_along(tmp_path: Path) -> None:
     start = _model()
     model, _ = _coupling_run(tmp_path, denoiser_learning_rate=1e-3)
@@ -141,7 +151,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_train_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing would be trained"):
-        _coupling_run(tmp_path, modulator_learning_rate=0.0, circuit_learning_rate=0.0)
+        _coupling_run(tmp_path, modulator_learning_rate=0.0)
 
 
 @pytest.mark.parametrize(
