@@ -1,0 +1,1 @@
+"""Benchmarks: what is compared, how it is measured, and what came out."""

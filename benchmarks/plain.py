@@ -1,6 +1,7 @@
 """The same models in plain PyTorch, as a user would write them who knows PyTorch and no circuits.
 
-They take the very tensors that `pc.forward` takes. Shapes: B batch, L length, V categories, K units.
+They take the very tensors that `pc.forward` takes.
+Shapes: B batch, L length, V categories, K units.
 """
 
 from __future__ import annotations
@@ -72,3 +73,24 @@ def tree_log_likelihood(levels: list[Tensor], values: Tensor) -> Tensor:
     for weights in sums:
         state = log_matmul(state[::2] + state[1::2], weights.exp().transpose(1, 2))
     return (state[0] + state[1] + root).logsumexp(-1)
+
+
+def hmm_log_partition(log_parameters: Mapping[str, Tensor], log_potentials: Tensor) -> Tensor:
+    """Log Z of a hidden Markov model under log-potentials, term by term in log space.
+
+    It holds states times categories for every position, so it is for small sizes only.
+
+    Args:
+        log_parameters: `initial` (K,), `transition` (K, K), `emission` (K, V).
+        log_potentials: (B, L, V).
+
+    Returns:
+        (B,) log Z.
+    """
+    terms = log_parameters["emission"] + log_potentials[:, :, None, :]  # (B, L, K, V)
+    emitted = terms.logsumexp(-1)
+    state = log_parameters["initial"] + emitted[:, 0]
+    for t in range(1, emitted.shape[1]):
+        steps = state[:, :, None] + log_parameters["transition"]
+        state = steps.logsumexp(1) + emitted[:, t]
+    return state.logsumexp(-1)

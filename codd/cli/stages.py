@@ -297,6 +297,6 @@ def _log(history: tuple[HistoryEntry, ...], step: int, steps: int) -> StageLog:
 
 def _installed_version() -> str:
     try:
-        return metadata.version("codd")
+        return metadata.version("pcircuits-codd")
     except metadata.PackageNotFoundError:
         return "not installed"

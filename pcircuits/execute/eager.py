@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -12,15 +14,15 @@ from pcircuits.compile.plan import InputLayer, Plan
 from pcircuits.execute.backward import inner_gradients
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.inputs import input_values, observe
-from pcircuits.execute.layers import inner_values
+from pcircuits.execute.layers import evaluate
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import Weights
+from pcircuits.execute.weights import Step, Weights
 
 
 def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> Tensor:
     """(B,) log of the circuit's value under checked evidence, differentiable twice.
 
-    The first gradient is computed by hand from the layers' values alone; a gradient of a gradient
+    The first gradient is computed by hand from what the forward pass keeps; a gradient of that
     (training through marginals) repeats the forward pass as ordinary operations.
     """
     latent = latent_potentials(plan, prepared, evidence)
@@ -29,11 +31,9 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
     weights = {i: w for i, w in prepared.weights.items() if i not in leaves}
     tensors = [*leaves.values(), *offsets.values(), *_distinct_logs(weights).values()]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        value: Tensor = _Evaluation.apply(  # type: ignore[no-untyped-call]
-            plan, weights, tuple(leaves), tuple(offsets), *tensors
-        )
+        value: Tensor = _Evaluation.apply(plan, weights, tuple(leaves), tuple(offsets), *tensors)
         return value
-    return inner_values(plan, leaves, offsets, weights)[-1][0, :, 0]
+    return _root_value(plan, leaves, offsets, weights)
 
 
 def all_values(
@@ -42,7 +42,8 @@ def all_values(
     """Log-values (F, B, K) and latent potentials of all layers, by ordinary operations."""
     latent = latent_potentials(plan, prepared, evidence)
     leaves = leaf_values(plan, prepared, evidence, latent)
-    return inner_values(plan, leaves, latent, prepared.weights), latent
+    values = evaluate(plan, leaves, latent, prepared.weights, keep_all=True)
+    return [values[i] for i in range(len(plan.layers))], latent
 
 
 def leaf_values(
@@ -81,6 +82,23 @@ def latent_potentials(
     return stacked
 
 
+def _root_value(
+    plan: Plan,
+    leaves: Mapping[int, Tensor],
+    offsets: Mapping[int, Tensor],
+    weights: Mapping[int, Weights],
+    steps: dict[int, Step] | None = None,
+) -> Tensor:
+    """(B,) log-values; `steps`, if given, is filled with what the gradient needs."""
+    last = len(plan.layers) - 1
+    if all(own.bounded for own in set(weights.values())):
+        values = evaluate(plan, leaves, offsets, weights, False, steps, bounded=True)
+        root = values[last][0, :, 0]
+        if math.isfinite(float(root.detach().sum())):
+            return root
+    return evaluate(plan, leaves, offsets, weights, False, steps)[last][0, :, 0]
+
+
 def _distinct_logs(weights: Mapping[int, Weights]) -> dict[int, Tensor]:
     return {id(w): w.log for w in weights.values()}
 
@@ -98,15 +116,17 @@ class _Evaluation(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         leaves, offsets, _ = _unpack(leaf_layers, offset_layers, tensors)
-        # New objects: what is cached in them must not tie this call to the caller's graph.
-        detached = _rebind(weights, {id(w): w.log.detach() for w in weights.values()})
-        values = inner_values(plan, leaves, offsets, detached)
+        detached = _detached(weights)
+        steps: dict[int, Step] = {}
+        root = _root_value(plan, leaves, offsets, detached, steps).clone()
         ctx.plan, ctx.original, ctx.weights = plan, weights, detached
         ctx.leaf_layers, ctx.offset_layers = leaf_layers, offset_layers
-        ctx.values = values[len(leaves) :] if _leaves_first(plan, leaves) else values
-        ctx.save_for_backward(*tensors)
-        root = values[-1][0, :, 0].clone()
         ctx.impossible = root == -torch.inf
+        ctx.num_tensors = len(tensors)
+        # Saved, not stored: what the steps hold is let go with the rest after the backward pass.
+        kept = {i: step if step.low is not None else step[:2] for i, step in steps.items()}
+        ctx.steps = {i: len(step) for i, step in kept.items()}
+        ctx.save_for_backward(*tensors, *chain.from_iterable(kept.values()))
         return root
 
     @staticmethod
@@ -116,40 +136,33 @@ class _Evaluation(torch.autograd.Function):
         gradient = gradient.masked_fill(ctx.impossible, 0.0)
         if torch.is_grad_enabled():
             return (None, None, None, None, *_differentiable_gradients(ctx, gradient))
-        tensors = ctx.saved_tensors
-        leaves, offsets, _ = _unpack(ctx.leaf_layers, ctx.offset_layers, tensors)
-        values = ctx.values
-        if _leaves_first(ctx.plan, leaves):
-            values = [*leaves.values(), *values]
-        first_weight = 4 + len(leaves) + len(offsets)
+        given = (*ctx.leaf_layers, *ctx.offset_layers)
         keys = list(_distinct_logs(ctx.original))
         wanted_keys = {
             key
-            for key, needed in zip(keys, ctx.needs_input_grad[first_weight:], strict=True)
+            for key, needed in zip(keys, ctx.needs_input_grad[4 + len(given) :], strict=True)
             if needed
         }
         wanted = frozenset(i for i, w in ctx.original.items() if id(w) in wanted_keys)
         flows, logs = inner_gradients(
             ctx.plan,
-            values,
+            _saved_steps(ctx),
             ctx.weights,
             gradient,
-            offset_layers=frozenset(offsets),
-            kept=frozenset((*leaves, *offsets)),
+            kept=frozenset(given),
             wanted=wanted,
         )
         detached = {id(w): id(ctx.weights[i]) for i, w in ctx.original.items()}
         return (
             *(None, None, None, None),
-            *(flows[i] for i in leaves),
-            *(flows[i] for i in offsets),
+            *(flows[i] for i in given),
             *(logs.get(detached[key]) for key in keys),
         )
 
 
-def _leaves_first(plan: Plan, leaves: Mapping[int, Tensor]) -> bool:
-    """Whether the input layers come before all others, so that saving them once is enough."""
-    return list(leaves) == list(range(len(leaves)))
+def _saved_steps(ctx: Any) -> dict[int, Step]:
+    saved = iter(ctx.saved_tensors[ctx.num_tensors :])
+    return {layer: Step(*islice(saved, size)) for layer, size in ctx.steps.items()}
 
 
 def _unpack(
@@ -161,19 +174,25 @@ def _unpack(
     return leaves, offsets, tensors[second:]
 
 
+def _detached(weights: Mapping[int, Weights]) -> dict[int, Weights]:
+    """The weights without their graph: what is cached in them must not tie a call to another's."""
+    made = {
+        id(w): Weights(w.log.detach()) if w.log.requires_grad else w for w in set(weights.values())
+    }
+    return {i: made[id(w)] for i, w in weights.items()}
+
+
 def _rebind(weights: Mapping[int, Weights], logs: Mapping[int, Tensor]) -> dict[int, Weights]:
     made = {key: Weights(log) for key, log in logs.items()}
     return {i: made[id(w)] for i, w in weights.items()}
 
 
 def _differentiable_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
-    tensors = ctx.saved_tensors
+    tensors = ctx.saved_tensors[: ctx.num_tensors]
     leaves, offsets, logs = _unpack(ctx.leaf_layers, ctx.offset_layers, tensors)
     keys = list(_distinct_logs(ctx.original))
     weights = _rebind(ctx.original, dict(zip(keys, logs, strict=True)))
-    value = inner_values(ctx.plan, leaves, offsets, weights)[-1][0, :, 0]
+    value = _root_value(ctx.plan, leaves, offsets, weights)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
-    found = iter(
-        torch.autograd.grad(value, wanted, gradient, create_graph=True, allow_unused=True)
-    )
+    found = iter(torch.autograd.grad(value, wanted, gradient, create_graph=True, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +40,9 @@ def observe(evidence: Evidence, batch_size: int, dtype: torch.dtype) -> Observat
     """Lays evidence out for the input layers; asks once whether all or none is observed."""
     mask = evidence.mask()
     values = observed = None
-    if evidence.values is not None and mask is not None and bool(mask.any()):
+    if evidence.values is not None and evidence.observed is None:
+        values = evidence.values.long().T
+    elif evidence.values is not None and mask is not None and bool(mask.any()):
         values = torch.where(mask, evidence.values, 0).long().T
         observed = None if bool(mask.all()) else mask.T
     potentials, categories = evidence.log_potentials, evidence.categories
@@ -79,7 +81,7 @@ def input_values(
 
 
 def _variables(plan: Plan, layer: InputLayer, device: torch.device) -> Tensor | slice:
-    if np.array_equal(layer.variables, np.arange(plan.num_variables)):
+    if layer.variables.tolist() == list(range(plan.num_variables)):
         return slice(None)
     return torch.as_tensor(layer.variables, device=device)
 
@@ -96,9 +98,10 @@ def _observed_values(weights: Weights, values: Tensor) -> Tensor:
         return weights.log.expand(folds, -1, -1, -1).gather(3, at)[..., 0]
     if groups > 1:
         offsets = torch.arange(folds, device=values.device)[:, None] * categories
-        columns = weights.log[:, 0].transpose(1, 2).reshape(groups * categories, units)
+        columns = weights.log.squeeze(1).transpose(1, 2).reshape(groups * categories, units)
         return columns.index_select(0, (values + offsets).reshape(-1)).view(folds, batch, units)
-    table, flat = weights.log[0, 0], values.reshape(-1)
+    # Squeezed, not indexed: the gradient of an index fills a whole table with zeros first.
+    table, flat = weights.log.squeeze((0, 1)), values.reshape(-1)
     if flat.numel() > _COPY_SHARE * categories:
         rows = table.T.contiguous().index_select(0, flat)
     else:
@@ -144,7 +147,7 @@ def _listed_values(weights: Weights, potentials: Tensor, categories: Tensor) -> 
     exists = categories < weights.log.shape[-1]
     potentials = potentials.masked_fill(~exists, -torch.inf)
     categories = categories * exists
-    if _has_shared_table(weights) and not torch.is_grad_enabled():
+    if _has_shared_table(weights) and not (torch.is_grad_enabled() and weights.log.requires_grad):
         return _listed_by_bags(weights, potentials, categories)
     folds, batch, listed = categories.shape
     log = weights.log.expand(folds, batch, -1, -1)
@@ -158,19 +161,44 @@ def _listed_by_bags(weights: Weights, potentials: Tensor, categories: Tensor) ->
     """As above for one shared table, without a copy of the listed columns."""
     folds, batch, listed = categories.shape
     e, top = shifted_exp(potentials.reshape(folds * batch, listed))
-    total = torch.nn.functional.embedding_bag(
-        categories.reshape(folds * batch, listed),
-        weights.columns,
-        per_sample_weights=e,
-        mode="sum",
+    total: Tensor = _ListedTotals.apply(
+        e, weights.columns, categories.reshape(folds * batch, listed)
     )
-    out = (total.log() + top).view(folds, batch, -1)
+    low = total.detach().amin(-1) <= weights.floor
+    out = total.masked_fill(low[:, None], 1.0).log() + top
     if weights.shift is not None:
-        out = out + weights.shift
-    lost = (total.amin(-1) <= weights.floor).nonzero()[:, 0]
+        out = out + weights.shift[0, 0]
+    lost = low.nonzero()[:, 0]
     if len(lost):
         # Underflow is possible in these rows: redo them by gathering their columns.
         log = weights.log[0, 0][:, categories.reshape(-1, listed)[lost]].transpose(0, 1)
         rows = log_matmul(potentials.reshape(1, -1, listed)[:, lost], Weights(log[None]))
-        out.view(folds * batch, -1)[lost] = rows[0]
-    return out
+        out = out.index_put((lost,), rows[0])
+    return out.view(folds, batch, -1)
+
+
+class _ListedTotals(torch.autograd.Function):
+    """sum_j e[n, j] columns[categories[n, j]], (N, K), for columns that are no one's result.
+
+    As `embedding_bag`, which it calls, but differentiable twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, e: Tensor, columns: Tensor, categories: Tensor) -> Tensor:
+        with torch.enable_grad():
+            ctx.e = e.detach().requires_grad_()
+            ctx.total = torch.nn.functional.embedding_bag(
+                categories, columns, per_sample_weights=ctx.e, mode="sum"
+            )
+        ctx.save_for_backward(columns, categories)
+        total: Tensor = ctx.total.detach()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        columns, categories = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return (columns[categories] @ gradient[..., None])[..., 0], None, None
+        (found,) = torch.autograd.grad(ctx.total, ctx.e, gradient, retain_graph=True)
+        return found, None, None

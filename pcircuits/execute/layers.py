@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import (
     InputLayer,
-    KroneckerLayer,
     MixingLayer,
     Operand,
     Plan,
@@ -17,55 +19,142 @@ from pcircuits.compile.plan import (
     Source,
     SumLayer,
 )
-from pcircuits.execute.weights import Weights, log_matmul
-
-InnerLayer = ProductLayer | KroneckerLayer | SumLayer | MixingLayer
+from pcircuits.execute.weights import Step, Weights, log_product, shifted_exp
 
 
-def inner_values(
+class Read(NamedTuple):
+    """One operand of a layer, ready to be read.
+
+    Attributes:
+        layer: The layer it comes from; -1 if its folds are not evenly spaced ones of one layer.
+        folds: Which of its folds; None for all.
+        operand: The operand.
+    """
+
+    layer: int
+    folds: slice | None
+    operand: Operand
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What does not depend on values, found once for each plan.
+
+    Attributes:
+        reads: Layer -> its operands.
+        finished: Layer -> the earlier ones that it is the last to read.
+        folds: Layer -> its number of folds F.
+        once: Layer -> whether each of its folds is read exactly once.
+    """
+
+    reads: tuple[tuple[Read, ...], ...]
+    finished: tuple[tuple[int, ...], ...]
+    folds: tuple[int, ...]
+    once: tuple[bool, ...]
+
+
+_SCHEDULES: WeakKeyDictionary[Plan, Schedule] = WeakKeyDictionary()
+
+
+def schedule_of(plan: Plan) -> Schedule:
+    """The schedule of a plan."""
+    found = _SCHEDULES.get(plan)
+    if found is None:
+        found = _SCHEDULES[plan] = _schedule(plan)
+    return found
+
+
+def _schedule(plan: Plan) -> Schedule:
+    folds, last, counts = plan.num_folds, dict[int, int](), [0] * len(plan.layers)
+    reads = []
+    for i, layer in enumerate(plan.layers):
+        operands = () if isinstance(layer, InputLayer) else layer.operands
+        reads.append(tuple(_read(operand, folds) for operand in operands))
+        for source in (source for operand in operands for source in operand.sources):
+            last[source.layer] = i
+            counts[source.layer] += source.num_folds
+    finished: list[list[int]] = [[] for _ in plan.layers]
+    for i, reader in last.items():
+        finished[reader].append(i)
+    # Every fold is read by some layer, so as many reads as folds are one each.
+    once = tuple(count == own for count, own in zip(counts, folds, strict=True))
+    return Schedule(tuple(reads), tuple(map(tuple, finished)), folds, once)
+
+
+def _read(operand: Operand, folds: Sequence[int]) -> Read:
+    source = operand.sources[0]
+    if len(operand.sources) > 1 or operand.order is not None or not isinstance(source.index, slice):
+        return Read(-1, None, operand)
+    # Evenly spaced folds, as many as there are, are all of them in order.
+    return Read(
+        source.layer, None if source.num_folds == folds[source.layer] else source.index, operand
+    )
+
+
+def evaluate(
     plan: Plan,
     leaves: Mapping[int, Tensor],
     offsets: Mapping[int, Tensor],
     weights: Mapping[int, Weights],
-) -> list[Tensor]:
-    """Log-values of all layers, bottom up.
+    keep_all: bool,
+    steps: dict[int, Step] | None = None,
+    *,
+    bounded: bool = False,
+) -> dict[int, Tensor]:
+    """Log-values of layers, bottom up.
 
     Args:
         plan: The plan.
         leaves: Input layer -> (F, B, K) log-values, latent potentials already added.
         offsets: Inner layer -> (F, B, K) latent log-potentials of its units.
         weights: Sum or mixing layer -> its weights.
+        keep_all: Whether to return the values of all layers, not those of the root's alone.
+        steps: Filled, if given, with what the gradient needs of every sum and mixing layer.
+        bounded: Whether all weights of sum layers are bounded, so that none of them is checked;
+            then the root is NaN if somewhere all of a row was -inf.
 
     Returns:
-        One (F, B, K) tensor a layer; the last one holds the root as (1, B, 1).
+        Layer -> (F, B, K) log-values; of the last one, which holds the root, (1, B, 1).
     """
-    values: list[Tensor] = []
+    schedule = schedule_of(plan)
+    values: dict[int, Tensor] = {}
     for i, layer in enumerate(plan.layers):
         if isinstance(layer, InputLayer):
-            values.append(leaves[i])
+            values[i] = leaves[i]
             continue
-        children = [gather(values, operand) for operand in layer.operands]
-        out = inner_value(layer, children, weights.get(i))
-        values.append(out + offsets[i] if i in offsets else out)
+        children = [_fetch(values, read) for read in schedule.reads[i]]
+        if isinstance(layer, SumLayer | MixingLayer):
+            values[i], step = _weighted_value(layer, children, weights[i], bounded)
+            if steps is not None:
+                steps[i] = step
+        else:
+            values[i] = (
+                sum_all(children) if isinstance(layer, ProductLayer) else kronecker(children)
+            )
+        if i in offsets:
+            values[i] = values[i] + offsets[i]
+        if not keep_all:
+            for done in schedule.finished[i]:
+                del values[done]
     return values
 
 
-def inner_value(layer: InnerLayer, children: Sequence[Tensor], weights: Weights | None) -> Tensor:
-    """(F, B, K) log-values of one layer from those of its operands."""
-    match layer:
-        case ProductLayer():
-            return sum_all(children)
-        case KroneckerLayer():
-            return kronecker(children)
-        case SumLayer():
-            assert weights is not None
-            return log_matmul(concatenate(children), weights)
-        case MixingLayer():
-            assert weights is not None
-            return log_sum(mixing_terms(layer, children, weights))
+def _weighted_value(
+    layer: SumLayer | MixingLayer, children: Sequence[Tensor], weights: Weights, bounded: bool
+) -> tuple[Tensor, Step]:
+    if isinstance(layer, SumLayer):
+        return log_product(concatenate(children), weights, bounded=bounded)
+    return _mix(mixing_terms(layer, children, weights))
 
 
-def gather(values: Sequence[Tensor], operand: Operand) -> Tensor:
+def _fetch(values: Mapping[int, Tensor], read: Read) -> Tensor:
+    layer, folds, operand = read
+    if layer < 0:
+        return gather(values, operand)
+    return values[layer] if folds is None else values[layer][folds]
+
+
+def gather(values: Sequence[Tensor] | Mapping[int, Tensor], operand: Operand) -> Tensor:
     """The (F, B, K) values that an operand names: a view wherever the folds are evenly spaced."""
     parts = [_take(values[source.layer], source) for source in operand.sources]
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -97,16 +186,22 @@ def kronecker(children: Sequence[Tensor]) -> Tensor:
 
 def mixing_terms(layer: MixingLayer, children: Sequence[Tensor], weights: Weights) -> Tensor:
     """(F, B, K, C) log-terms of a mixing layer: child value plus its log-weight."""
-    shape = children[0].shape[:2] + (layer.num_units,)
+    shape = (*children[0].shape[:2], layer.num_units)
     return torch.stack([child.expand(shape) for child in children], dim=-1) + weights.log
 
 
 def log_sum(terms: Tensor) -> Tensor:
     """Log-sum-exp of the last axis whose gradient is zero, not NaN, where all terms are -inf."""
-    top = terms.detach().amax(-1).clamp_min(torch.finfo(terms.dtype).min)
-    total = (terms - top[..., None]).exp().sum(-1)
+    return _mix(terms)[0]
+
+
+def _mix(terms: Tensor) -> tuple[Tensor, Step]:
+    """`log_sum` with what its gradient needs."""
+    e, top = shifted_exp(terms)
+    total = e.sum(-1)
     dead = total == 0
-    return (torch.where(dead, 1.0, total).log() + top).masked_fill(dead, -torch.inf)
+    log = torch.where(dead, 1.0, total).log() + top[..., 0]
+    return log.masked_fill(dead, -torch.inf), Step(e, total)
 
 
 def _take(value: Tensor, source: Source) -> Tensor:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Terms lost to underflow are below K * tiny; totals above these floors outweigh them by 1e9 or more.
+# Terms lost to underflow are below K * tiny; totals above these floors outweigh them 1e9 times.
 _FLOOR = {torch.float32: 1e-25, torch.float64: 1e-280}
 # Row maxima beyond this are taken out of the weights before they are exponentiated.
 _UNSHIFTED = 30.0
@@ -34,11 +35,24 @@ class Weights:
     log: Tensor
 
     @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Least and largest log-weight."""
+        low, high = self.log.detach().aminmax()
+        return float(low), float(high)
+
+    @cached_property
     def shift(self) -> Tensor | None:
         """(G, A, O) row maxima taken out of `linear`; None where the rows need none."""
+        if self.log.numel() == 0 or max(map(abs, self.extremes)) < _UNSHIFTED:
+            return None
         top = self.log.detach().amax(-1)
         top = top.masked_fill(top == -torch.inf, 0.0)
         return None if bool((top.abs() < _UNSHIFTED).all()) else top
+
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether no total can underflow: shifted, it is at least the least weight."""
+        return self.shift is None and self.extremes[0] > math.log(self.floor)
 
     @cached_property
     def linear(self) -> Tensor:
@@ -49,6 +63,16 @@ class Weights:
     def columns(self) -> Tensor:
         """(K, O) contiguous transpose of `linear`, for a table shared by all folds and examples."""
         return self.linear[0, 0].T.contiguous()
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """`linear` as `contract` takes it: (O, K) where one table serves all, else all of it."""
+        return _factor(self.linear)
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        """`factor` for the way down: (K, O) or (G, A, K, O), not copied."""
+        return self.factor.transpose(-1, -2)
 
     @property
     def floor(self) -> float:
@@ -64,6 +88,26 @@ class Weights:
         return log if self.shift is None else log + self.shift
 
 
+class Step(NamedTuple):
+    """What the gradient of one sum needs.
+
+    Attributes:
+        exponentials: (F, B, K) shifted exponentials of what the sum reads; of a mixing layer
+            (F, B, K, C), weights included.
+        totals: (F, B, O) shifted sums, of which the values are the logarithms.
+        low: (F, B, O) bool, totals that underflow may have spoilt, so that their values were found
+            otherwise; None if there is none.
+        x: (F, B, K) what the sum reads; None without `low`.
+        out: (F, B, O) its values; None without `low`.
+    """
+
+    exponentials: Tensor
+    totals: Tensor
+    low: Tensor | None = None
+    x: Tensor | None = None
+    out: Tensor | None = None
+
+
 def log_matmul(x: Tensor, weights: Weights) -> Tensor:
     """log(sum_k exp(x[f, b, k]) w[f, b, o, k]), exactly.
 
@@ -74,8 +118,30 @@ def log_matmul(x: Tensor, weights: Weights) -> Tensor:
     Returns:
         (F, B, O) log-values; -inf where no term is positive.
     """
-    out = _log_contract(x, weights.linear, weights.log, weights.shift)
-    return out if weights.shift is None else out + weights.shift.expand_as(out)
+    return log_product(x, weights, bounded=False)[0]
+
+
+def log_product(x: Tensor, weights: Weights, *, bounded: bool) -> tuple[Tensor, Step]:
+    """As `log_matmul`, with what its gradient needs.
+
+    Args:
+        x: (F, B, K) log-values below +inf.
+        weights: The weights, G = 1 or F, A = 1 or B.
+        bounded: Whether `weights.bounded` holds, so that nothing can underflow and nothing is
+            checked; then a row of `x` that is all -inf gives NaN.
+
+    Returns:
+        (F, B, O) log-values, and what their gradient needs.
+    """
+    if bounded:
+        top = (x.detach() if x.requires_grad else x).amax(-1, keepdim=True)
+        e = (x - top).exp_()
+        total = e @ weights.columns if weights.factor.ndim == 2 else contract(e, weights.factor)
+        return total.log().add_(top), Step(e, total)
+    out, step = _log_contract(x, weights.factor, weights.log, weights.shift)
+    if weights.shift is not None:
+        out = out + weights.shift.expand_as(out)
+    return out, step if step.low is None else step._replace(x=x, out=out)
 
 
 def log_matmul_transposed(x: Tensor, weights: Weights) -> Tensor:
@@ -91,26 +157,43 @@ def log_matmul_transposed(x: Tensor, weights: Weights) -> Tensor:
     log = weights.log
     if weights.shift is not None:
         x, log = x + weights.shift, log - weights.shift[..., None]
-    return _log_contract(x, weights.linear.transpose(-1, -2), log.transpose(-1, -2), None)
+    return _log_contract(x, weights.transposed, log.transpose(-1, -2), None)[0]
 
 
-def contract(x: Tensor, linear: Tensor) -> Tensor:
-    """sum_k x[f, b, k] w[g, a, o, k] as the fewest matrix products; returns (F, B, O)."""
-    (folds, batch, units), (groups, examples, rows, _) = x.shape, linear.shape
-    if examples == 1 and groups == 1:
-        return (x.reshape(folds * batch, units) @ linear[0, 0].T).view(folds, batch, rows)
+def contract(x: Tensor, factor: Tensor) -> Tensor:
+    """sum_k x[f, b, k] w[g, a, o, k] as the fewest matrix products.
+
+    Args:
+        x: (F, B, K) factors.
+        factor: (O, K) weights for all folds and examples, or (G, A, O, K).
+
+    Returns:
+        (F, B, O).
+    """
+    if factor.ndim == 2:
+        return torch.nn.functional.linear(x, factor)
+    groups, examples = factor.shape[:2]
     if examples == 1:
-        return torch.bmm(x, linear[:, 0].transpose(1, 2))
+        return torch.bmm(x, factor[:, 0].transpose(1, 2))
     if groups == 1:
-        return torch.bmm(x.transpose(0, 1), linear[0].transpose(1, 2)).transpose(0, 1)
-    return (linear @ x[..., None])[..., 0]
+        return torch.bmm(x.transpose(0, 1), factor[0].transpose(1, 2)).transpose(0, 1)
+    return (factor @ x[..., None])[..., 0]
 
 
-def outer(u: Tensor, e: Tensor, linear: Tensor) -> Tensor:
-    """Gradient of `contract` for its weights: sums u[f, b, o] e[f, b, k] over the shared axes."""
-    groups, examples, rows, columns = linear.shape
-    if examples == 1 and groups == 1:
-        return (u.reshape(-1, rows).T @ e.reshape(-1, columns))[None, None]
+def outer(u: Tensor, e: Tensor, factor: Tensor) -> Tensor:
+    """Gradient of `contract` for its weights: sums u[f, b, o] e[f, b, k] over the shared axes.
+
+    Args:
+        u: (F, B, O) gradient of the product.
+        e: (F, B, K) what was multiplied.
+        factor: The weights, for their shape.
+
+    Returns:
+        The gradient, in the shape of `factor`.
+    """
+    if factor.ndim == 2:
+        return u.flatten(0, 1).T @ e.flatten(0, 1)
+    groups, examples = factor.shape[:2]
     if examples == 1:
         return torch.bmm(u.transpose(1, 2), e)[:, None]
     if groups == 1:
@@ -118,35 +201,37 @@ def outer(u: Tensor, e: Tensor, linear: Tensor) -> Tensor:
     return u[..., None] * e[..., None, :]
 
 
-def log_floor(dtype: torch.dtype) -> float:
-    """Log of the shifted total below which an entry is recomputed exactly."""
-    return math.log(_FLOOR[dtype])
-
-
 def shifted_exp(x: Tensor) -> tuple[Tensor, Tensor]:
     """exp(x - top) and the maxima `top` of the last axis, finite also where all of x is -inf."""
-    top = x.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
-    return (x - top).exp(), top
+    top = x.detach().amax(-1, keepdim=True).clamp_min_(torch.finfo(x.dtype).min)
+    return (x - top).exp_(), top
 
 
-def _log_contract(x: Tensor, linear: Tensor, log: Tensor, shift: Tensor | None) -> Tensor:
+def _factor(table: Tensor) -> Tensor:
+    return table[0, 0] if table.shape[:2] == (1, 1) else table
+
+
+def _log_contract(
+    x: Tensor, factor: Tensor, log: Tensor, shift: Tensor | None
+) -> tuple[Tensor, Step]:
     e, top = shifted_exp(x)
-    total = contract(e, linear)
+    total = contract(e, factor)
     floor = _FLOOR[x.dtype]
     if total.numel() == 0 or float(total.detach().amin()) > floor:
-        return total.log() + top
+        return total.log().add_(top), Step(e, total)
     low = total.detach() <= floor
     out = torch.where(low, 1.0, total).log() + top
     out = out.masked_fill(low, -torch.inf)
     # An entry without any positive term is -inf; only the others are worth the exact path.
-    support = contract((x > -torch.inf).to(x.dtype), (log > -torch.inf).to(x.dtype))
+    possible = _factor((log > -torch.inf).to(x.dtype))
+    support = contract((x > -torch.inf).to(x.dtype), possible)
     redo = (low & (support > 0)).nonzero(as_tuple=True)
-    if len(redo[0]) == 0:
-        return out
-    exact = torch.cat([_exact(x, log, at) for at in entry_chunks(redo, x.shape[-1])])
-    if shift is not None:
-        exact = exact - shift.expand(out.shape)[redo]
-    return out.index_put(redo, exact)
+    if len(redo[0]) > 0:
+        exact = torch.cat([_exact(x, log, at) for at in entry_chunks(redo, x.shape[-1])])
+        if shift is not None:
+            exact = exact - shift.expand(out.shape)[redo]
+        out = out.index_put(redo, exact)
+    return out, Step(e, total, low)
 
 
 def exact_terms(x: Tensor, log: Tensor, at: tuple[Tensor, ...]) -> Tensor:

@@ -1,0 +1,68 @@
+"""`python -m benchmarks execution|decoding-step [--out FILE]`, from the repository root."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import StepSizes
+from benchmarks.decoding_step import run_decoding_step
+from benchmarks.execution import WrongResultError, run_execution
+from benchmarks.report import markdown, write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a benchmark and prints its table; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("benchmarks: this PyTorch sees no CUDA device", file=sys.stderr)
+        return 2
+    try:
+        if options.benchmark == "execution":
+            report = run_execution(device=device, rounds=options.rounds)
+        else:
+            report = run_decoding_step(StepSizes(), device=device, rounds=options.rounds)
+    except WrongResultError as error:
+        print(f"benchmarks: wrong result, nothing timed: {error}", file=sys.stderr)
+        return 1
+    print(markdown(report))
+    if options.out is not None:
+        write_report(options.out, report)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    for name, threads, rounds, description in (
+        ("execution", 1, 60, "log-likelihood with its backward pass against plain PyTorch"),
+        ("decoding-step", 2, 5, "log Z, marginals and a sample at full vocabulary"),
+    ):
+        command = commands.add_parser(name, help=description, description=description)
+        command.add_argument("--out", type=_json_file, help="JSON file; its table goes beside it")
+        command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        command.add_argument("--threads", type=_positive, default=threads)
+        command.add_argument("--rounds", type=_positive, default=rounds)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1; found {text!r}")
+    return int(text)
+
+
+def _json_file(text: str) -> Path:
+    if not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .json; found {text!r}")
+    return Path(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

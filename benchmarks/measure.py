@@ -1,0 +1,150 @@
+"""Interleaved timing, peak memory, and a description of the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call over many rounds.
+
+    Attributes:
+        median: Median.
+        lower: First quartile.
+        upper: Third quartile.
+        rounds: Number of rounds.
+    """
+
+    median: float
+    lower: float
+    upper: float
+    rounds: int
+
+
+def interleaved_seconds(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Times calls in turn, A B A B ..., so that what disturbs the machine disturbs all of them.
+
+    Args:
+        calls: Name -> what to time.
+        rounds: Timed calls of each.
+        warmup: Calls of each before.
+        device: Device that is waited for before and after each call.
+
+    Returns:
+        Name -> seconds of each round.
+    """
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            _wait_for(device)
+            start = time.perf_counter()
+            call()
+            _wait_for(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def timing(seconds: Sequence[float]) -> Timing:
+    """Median and quartiles."""
+    if len(seconds) == 1:
+        return Timing(seconds[0], seconds[0], seconds[0], 1)
+    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Timing(median, lower, upper, len(seconds))
+
+
+@dataclass
+class PeakMemory:
+    """Bytes of memory around a call.
+
+    Attributes:
+        before: In use before it: parameters and evidence.
+        above: The most in use during it, beyond `before`.
+        measured_as: What the numbers are.
+    """
+
+    before: int = 0
+    above: int = 0
+    measured_as: str = "not available on this platform"
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
+    """Measures the peak memory of what is done within.
+
+    On a GPU it is what PyTorch's allocator gave out. On Linux it is the process's resident set:
+    its high-water mark (VmHWM) is set back before, which `getrusage` cannot do, and what the C
+    library kept of freed memory is given back where it can (glibc).
+    """
+    found = PeakMemory()
+    if device.type == "cuda":
+        _wait_for(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        found.before = torch.cuda.memory_allocated(device)
+        found.measured_as = "bytes given out by PyTorch's CUDA allocator"
+        yield found
+        _wait_for(device)
+        found.above = torch.cuda.max_memory_allocated(device) - found.before
+    elif _CLEAR.exists():
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        _CLEAR.write_text("5")
+        found.before = _status_bytes("VmRSS")
+        found.measured_as = "resident set of the process (VmHWM, set back before each call)"
+        yield found
+        found.above = _status_bytes("VmHWM") - found.before
+    else:
+        yield found
+
+
+def describe_machine(device: torch.device) -> dict[str, object]:
+    """What the figures depend on, without names of hosts or users."""
+    described: dict[str, object] = {
+        "processor": _processor(),
+        "cores": torch.multiprocessing.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no field {field!r}")
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
