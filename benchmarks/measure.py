@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import statistics
 import time
@@ -118,7 +119,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
     """What the figures depend on, without names of hosts or users."""
     described: dict[str, object] = {
         "processor": _processor(),
-        "cores": torch.multiprocessing.cpu_count(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -103,7 +103,7 @@ def check_evidence(plan: Plan, evidence: Evidence) -> None:
         if tensor is not None and tensor.shape[1] != length:
             raise EvidenceError(f"{what} has {tensor.shape[1]} variables; the circuit has {length}")
     if evidence.values is not None:
-        _check_values(plan, evidence.values, evidence.mask())
+        _check_values(plan, evidence.values, evidence.observed)
     potentials, categories = evidence.log_potentials, evidence.categories
     if potentials is not None and categories is None and potentials.shape[2] != num_categories:
         raise EvidenceError(
@@ -116,7 +116,12 @@ def check_evidence(plan: Plan, evidence: Evidence) -> None:
 
 
 def _check_values(plan: Plan, values: Tensor, observed: Tensor | None) -> None:
-    bounds = torch.tensor(plan.circuit.categories, device=values.device)
+    categories = plan.circuit.categories
+    # Where every stored value is a category of every variable it does not matter which are used.
+    low, high = values.aminmax()
+    if int(low) >= 0 and int(high) < min(categories):
+        return
+    bounds = torch.tensor(categories, device=values.device)
     wrong = (values < 0) | (values >= bounds)
     if observed is not None:
         wrong = wrong & observed

@@ -101,15 +101,20 @@ def _stack(
     columns: int,
 ) -> Tensor:
     """(G, A, rows, columns) log-weights of a layer."""
-    tensors = []
-    for name in reference.names:
-        tensor = parameters[name]
-        batched = tensor.ndim > len(plan.parameter_shapes[name])
-        tensors.append(tensor.reshape(tensor.shape[0] if batched else 1, rows, columns))
-    if len(tensors) == 1:
-        return tensors[0][None]
-    examples = max(tensor.shape[0] for tensor in tensors)
-    return torch.stack([tensor.expand(examples, -1, -1) for tensor in tensors])
+    tensors = [parameters[name] for name in reference.names]
+    num_axes = len(plan.parameter_shapes[reference.names[0]])
+    if all(tensor.ndim == num_axes for tensor in tensors):
+        # One operation in all, not one a parameter: autograd pays for each of them.
+        joined = tensors[0] if len(tensors) == 1 else torch.stack(tensors)
+        return joined.reshape(len(tensors), 1, rows, columns)
+    batched = [
+        tensor.reshape(tensor.shape[0] if tensor.ndim > num_axes else 1, rows, columns)
+        for tensor in tensors
+    ]
+    if len(batched) == 1:
+        return batched[0][None]
+    examples = max(tensor.shape[0] for tensor in batched)
+    return torch.stack([tensor.expand(examples, -1, -1) for tensor in batched])
 
 
 def _check(plan: Plan, parameters: Mapping[str, Tensor]) -> int | None:

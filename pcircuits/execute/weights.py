@@ -171,6 +171,9 @@ def contract(x: Tensor, factor: Tensor) -> Tensor:
         (F, B, O).
     """
     if factor.ndim == 2:
+        if x.stride(0) < x.stride(1):
+            # Laid out example by example: one product then, where `linear` would do one a fold.
+            return torch.nn.functional.linear(x.transpose(0, 1), factor).transpose(0, 1)
         return torch.nn.functional.linear(x, factor)
     groups, examples = factor.shape[:2]
     if examples == 1:
