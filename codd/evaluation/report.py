@@ -1,16 +1,13 @@
-"""Results as tables to read and as JSON to keep."""
+"""Results as tables to read."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
-from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from codd.checkpoint import write_atomically
 from codd.evaluation.few_step import FewStepCell, FewStepResult, TextQuality
 from codd.evaluation.gap import FACTORISED, SEQUENTIAL, GapResult
 from codd.evaluation.statistics import Estimate
@@ -71,19 +68,6 @@ def as_text(content: RenderableType, width: int = 140) -> str:
     with console.capture() as capture:
         console.print(content)
     return capture.get()
-
-
-def write_json(path: str | Path, result: GapResult | FewStepResult) -> None:
-    """Writes a result's JSON in one step: a reader never sees half of it.
-
-    Args:
-        path: The file; its folder is made if missing.
-        result: What was measured.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode("utf-8"))
 
 
 def _cell_row(result: FewStepResult, cell: FewStepCell) -> list[str]:
