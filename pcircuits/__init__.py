@@ -13,9 +13,9 @@ from pcircuits.learning.flows import flows
 from pcircuits.learning.gradient import fit_gradient
 from pcircuits.learning.history import History, Record
 from pcircuits.module import CircuitModel, load
-from pcircuits.parameters import random_parameters
+from pcircuits.parameters import WeightedCircuit, normalise_parameter, random_parameters
 from pcircuits.structure import families
-from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Part, Product, Sum
 from pcircuits.structure.scope import Scope
 from pcircuits.validate import Properties, validate
 
@@ -29,6 +29,7 @@ __all__ = [
     "History",
     "Input",
     "KroneckerProduct",
+    "Part",
     "Plan",
     "PreparedParameters",
     "Product",
@@ -36,6 +37,7 @@ __all__ = [
     "Record",
     "Scope",
     "Sum",
+    "WeightedCircuit",
     "compile_circuit",
     "context_hmm",
     "em_step",
@@ -46,6 +48,7 @@ __all__ = [
     "flows",
     "forward",
     "load",
+    "normalise_parameter",
     "prepare",
     "queries",
     "random_parameters",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import PreparedParameters, prepare
 from pcircuits.io.folder import load_folder, save_folder
 from pcircuits.parameters import (
+    WeightedCircuit,
     check_log_weights,
     log_of_probabilities,
-    normalise,
+    normalise_parameter,
     random_parameters,
 )
 from pcircuits.structure.nodes import Circuit
@@ -46,6 +48,25 @@ class CircuitModel(nn.Module):
         # A list, since a module's parameter names may not contain dots and a circuit's may.
         self.log_weights = nn.ParameterList([initial[name] for name in self._names])
 
+    @classmethod
+    def of(cls, weighted: WeightedCircuit) -> Self:
+        """A model of a circuit with the given log-weights, whose rows are normalised.
+
+        Raises:
+            ParameterError: If a row cannot be normalised.
+        """
+        model = cls(weighted.circuit)
+        for tensor in weighted.log_weights.values():
+            model.to(device=tensor.device, dtype=tensor.dtype)
+        model.set_log_parameters(weighted.log_weights)
+        return model
+
+    def weighted(self) -> WeightedCircuit:
+        """The circuit with its normalised log-weights, detached: what operators take."""
+        return WeightedCircuit(
+            self.circuit, {name: log.detach() for name, log in self.log_parameters().items()}
+        )
+
     @property
     def circuit(self) -> Circuit:
         """The circuit."""
@@ -54,7 +75,7 @@ class CircuitModel(nn.Module):
     def log_parameters(self) -> dict[str, Tensor]:
         """Name -> normalised log-weights; gradients flow to the module's parameters."""
         return {
-            name: normalise(weights)
+            name: normalise_parameter(self.plan, name, weights)
             for name, weights in zip(self._names, self.log_weights, strict=True)
         }
 
@@ -179,7 +200,4 @@ def load(path: str | Path) -> CircuitModel:
         ParameterError: If a stored row is not a distribution.
     """
     circuit, log_weights = load_folder(path)
-    model = CircuitModel(circuit)
-    model.to(next(iter(log_weights.values())).dtype)
-    model.set_log_parameters(log_weights)
-    return model
+    return CircuitModel.of(WeightedCircuit(circuit, log_weights))

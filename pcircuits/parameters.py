@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import ParameterError
+from pcircuits.structure.nodes import Circuit
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedCircuit:
+    """A circuit with log-weights, which need not be normalised: what operators take and return.
+
+    Args:
+        circuit: The circuit.
+        log_weights: Parameter name -> log-weights of the declared shape, shared by all examples.
+
+    Raises:
+        ParameterError: If a name is missing or unknown, or a shape is wrong.
+    """
+
+    circuit: Circuit
+    log_weights: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        shapes = self.circuit.parameter_shapes
+        found = {name: tuple(tensor.shape) for name, tensor in self.log_weights.items()}
+        if found != shapes:
+            name = min(n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n))
+            raise ParameterError(
+                f"parameter {name!r} has shape {found.get(name)}; the circuit expects "
+                f"{shapes.get(name)}"
+            )
 
 
 def random_parameters(
@@ -35,13 +63,62 @@ def random_parameters(
         digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64) * spread
-        parameters[name] = noise.log_softmax(-1).to(dtype)
+        parameters[name] = normalise_parameter(plan, name, noise).to(dtype)
     return parameters
 
 
-def normalise(log_weights: Tensor) -> Tensor:
-    """Scales rows (the last axis) to sum to one, in log space."""
-    return log_weights.log_softmax(-1)
+def normalise_parameter(plan: Plan, name: str, log_weights: Tensor) -> Tensor:
+    """Scales the distributions of a parameter to sum to one, in log space.
+
+    Args:
+        plan: The compiled circuit.
+        name: Name of the parameter.
+        log_weights: Log-weights of its shape, or with batch axes in front.
+
+    Returns:
+        Normalised log-weights of the same shape.
+    """
+    if plan.parameter_rows[name] is None:
+        return log_weights.log_softmax(-1)
+    top = row_maxima(plan, name, log_weights.detach()).clamp_min(torch.finfo(log_weights.dtype).min)
+    return log_weights - top - row_totals(plan, name, (log_weights - top).exp()).log()
+
+
+def row_totals(plan: Plan, name: str, numbers: Tensor) -> Tensor:
+    """Sum of each distribution's numbers, broadcast to or repeated for all of its entries.
+
+    Args:
+        plan: The compiled circuit.
+        name: Name of the parameter.
+        numbers: Numbers of its shape, or with batch axes in front.
+
+    Returns:
+        Sums that can be subtracted from or divide `numbers`.
+    """
+    rows = _row_index(plan, name, numbers.device)
+    if rows is None:
+        return numbers.sum(-1, keepdim=True)
+    totals = numbers.new_zeros(*numbers.shape[:-1], int(rows[-1]) + 1)
+    return totals.index_add(-1, rows, numbers)[..., rows]
+
+
+def row_maxima(plan: Plan, name: str, numbers: Tensor) -> Tensor:
+    """Largest of each distribution's numbers, as `row_totals` their sum."""
+    rows = _row_index(plan, name, numbers.device)
+    if rows is None:
+        return numbers.amax(-1, keepdim=True)
+    top = numbers.new_full((*numbers.shape[:-1], int(rows[-1]) + 1), -torch.inf)
+    return top.scatter_reduce(-1, rows.expand_as(numbers), numbers, "amax")[..., rows]
+
+
+def row_sizes(plan: Plan, name: str) -> Tensor:
+    """Number of entries of each distribution, as `row_totals` their sum."""
+    return row_totals(plan, name, torch.ones(plan.parameter_shapes[name], dtype=torch.float64))
+
+
+def _row_index(plan: Plan, name: str, device: torch.device) -> Tensor | None:
+    rows = plan.parameter_rows[name]
+    return None if rows is None else torch.as_tensor(rows, device=device)
 
 
 def log_of_probabilities(plan: Plan, name: str, probabilities: Tensor) -> Tensor:
@@ -69,13 +146,14 @@ def log_of_probabilities(plan: Plan, name: str, probabilities: Tensor) -> Tensor
         where = (~(probabilities >= 0)).nonzero()[0].tolist()
         found = float(probabilities[tuple(where)])
         raise ParameterError(f"parameter {name!r}{where} is {found}; expected a probability >= 0")
-    sums = probabilities.sum(-1)
+    sums = row_totals(plan, name, probabilities).expand(expected)
     if not bool(((sums - 1).abs() < 1e-4).all()):
-        row = int((sums - 1).abs().argmax())
+        worst = int((sums - 1).abs().argmax())
+        row = _row_of(plan, name, worst)
         raise ParameterError(
-            f"row {row} of parameter {name!r} sums to {float(sums.reshape(-1)[row])}; expected 1"
+            f"row {row} of parameter {name!r} sums to {float(sums.flatten()[worst])}; expected 1"
         )
-    return normalise(probabilities.log())
+    return normalise_parameter(plan, name, probabilities.log())
 
 
 def check_log_weights(plan: Plan, parameters: Mapping[str, Tensor]) -> None:
@@ -86,11 +164,16 @@ def check_log_weights(plan: Plan, parameters: Mapping[str, Tensor]) -> None:
     """
     for name in plan.parameter_shapes:
         tensor = parameters[name]
-        top = tensor.amax(-1)  # NaN wherever the row has one
+        top = row_maxima(plan, name, tensor).expand(tensor.shape)  # NaN wherever the row has one
         wrong = ~torch.isfinite(top)
         if bool(wrong.any()):
-            row = int(wrong.reshape(-1).nonzero()[0])
+            first = int(wrong.flatten().nonzero()[0])
             raise ParameterError(
-                f"row {row} of parameter {name!r} has largest log-weight "
-                f"{float(top.reshape(-1)[row])}; expected a finite number"
+                f"row {_row_of(plan, name, first)} of parameter {name!r} has largest log-weight "
+                f"{float(top.flatten()[first])}; expected a finite number"
             )
+
+
+def _row_of(plan: Plan, name: str, entry: int) -> int:
+    rows = plan.parameter_rows[name]
+    return entry // plan.parameter_shapes[name][-1] if rows is None else int(rows[entry])

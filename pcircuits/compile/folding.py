@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 
 import numpy as np
 
 from pcircuits.compile.plan import Operand, Source
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Sum
+from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
 
 Place = tuple[int, int]
+
+# Indicators of variables with more categories than this fold only with their equals, so that
+# positions share one table.
+_SHARED_SUPPORTS = 16
 
 
 def fold(circuit: Circuit) -> list[list[AnyNode]]:
     """Groups the nodes of a circuit into layers, each after those that it reads.
 
     Nodes that share a parameter form layers of their own, so that a layer has either one parameter
-    for all its folds or one for each.
+    for all its folds or one for each. Products, and sums unit by unit, form one layer also where
+    their numbers of children differ.
     """
     depths = _depths(circuit)
-    uses = Counter(circuit.parameter_names.values())
     groups: dict[tuple[int, Hashable], list[AnyNode]] = {}
     for node in circuit.nodes:
-        groups.setdefault((depths[node], _signature(circuit, node, uses)), []).append(node)
+        groups.setdefault((depths[node], _signature(circuit, node)), []).append(node)
     # Python's sort is stable: groups of one depth stay in the order of their first nodes.
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
+def is_segmented(nodes: list[AnyNode]) -> bool:
+    """Whether the nodes of a group differ in their numbers of children."""
+    return len({len(node.children) for node in nodes}) > 1
+
+
 def operand(places: list[Place]) -> Operand:
     """Describes how to gather the values at the given (layer, fold) places, in order."""
-    layers = np.array([layer for layer, _ in places])
-    folds = np.array([fold for _, fold in places])
+    table = np.array(places).reshape(-1, 2)
+    layers, folds = table[:, 0], table[:, 1]
     order = np.argsort(layers, kind="stable")
-    sources = tuple(_source(int(layer), folds[layers == layer]) for layer in np.unique(layers))
+    first = np.flatnonzero(np.diff(layers[order], prepend=-1))
+    parts = np.split(folds[order], first[1:])
+    sources = tuple(
+        _source(int(layer), part) for layer, part in zip(layers[order][first], parts, strict=True)
+    )
     if np.array_equal(order, np.arange(len(places))):
         return Operand(sources, None)
     return Operand(sources, np.argsort(order))
@@ -46,17 +58,33 @@ def _depths(circuit: Circuit) -> dict[AnyNode, int]:
     return depths
 
 
-def _signature(circuit: Circuit, node: AnyNode, uses: Counter[str]) -> Hashable:
-    name = circuit.parameter_names.get(node)
-    tie = name if name is not None and uses[name] > 1 else None
-    sizes = tuple(child.num_units for child in node.children)
+def _signature(circuit: Circuit, node: AnyNode) -> Hashable:
     if isinstance(node, Input):
-        return (Input, node.num_units, node.num_categories, tie)
-    if isinstance(node, Sum):
-        return (Sum, node.mixing, sizes, node.num_units, tie)
+        shared = node.num_categories > _SHARED_SUPPORTS or node.num_units > 1
+        supports = node.supports if shared else node.supports is not None
+        return (Input, node.num_units, node.num_categories, _tie(circuit, node), supports)
+    if isinstance(node, Product):
+        return (Product, node.num_units)
+    sizes = tuple(child.num_units for child in node.children)
     if isinstance(node, KroneckerProduct):
         return (KroneckerProduct, sizes)
-    return (type(node), len(sizes), node.num_units)
+    tie = _tie(circuit, node)
+    # A sum of one unit over children of one unit is the same either way.
+    if all(size == node.num_units for size in sizes) and (node.mixing or node.num_units == 1):
+        return (Sum, True, node.num_units, tie, node.weighted)
+    return (Sum, node.mixing, sizes, node.num_units, tie, node.weighted)
+
+
+def _tie(circuit: Circuit, node: Input | Sum) -> Hashable:
+    """What nodes of one layer agree on: a parameter that they share or hold parts of."""
+    if not node.has_parameter:
+        return None
+    name = circuit.parameter_names[node]
+    shared = len(circuit.parameter_owners[name]) > 1
+    if isinstance(node.parameter, Part):
+        return (name, "parts")
+    # Unequal numbers of children do not share a parameter.
+    return (name, len(node.children)) if shared else None
 
 
 def _source(layer: int, folds: np.ndarray) -> Source:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -41,11 +42,21 @@ class Operand:
     order: np.ndarray | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightReference:
-    """The weights of a layer: one parameter for all folds, or one parameter a fold."""
+    """Where the weights of a layer are.
+
+    Attributes:
+        names: The parameters: one for all folds or one a fold; none where weights are constant.
+        positions: None where folds take whole parameters. Else the places of their numbers in the
+            flattened parameters, one after the other: (F, K) rows of inputs, (F, K, C) numbers of
+            sums, (E, K) numbers of a segment sum's edges.
+        constant: (1 or F, K, C) log-weights that no parameter holds; (E, K) of a segment sum.
+    """
 
     names: tuple[str, ...]
+    positions: np.ndarray | None = None
+    constant: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,40 @@ class MixingLayer:
     weights: WeightReference
 
 
-Layer = InputLayer | ProductLayer | KroneckerLayer | SumLayer | MixingLayer
+@dataclass(frozen=True)
+class SegmentProductLayer:
+    """F elementwise products of unequal numbers of children.
+
+    Attributes:
+        operands: One operand of E folds, the children of all nodes one after the other.
+        nodes: (E,) which of the F nodes each child belongs to, ascending.
+        ranks: (E,) place of each child among its node's.
+        num_nodes: Number of nodes F.
+        num_units: Number of units K.
+    """
+
+    operands: tuple[Operand, ...]
+    nodes: np.ndarray
+    ranks: np.ndarray
+    num_nodes: int
+    num_units: int
+
+
+@dataclass(frozen=True)
+class SegmentSumLayer:
+    """F sums that mix, unit by unit, unequal numbers of children; see `SegmentProductLayer`."""
+
+    operands: tuple[Operand, ...]
+    nodes: np.ndarray
+    ranks: np.ndarray
+    num_nodes: int
+    num_units: int
+    weights: WeightReference
+
+
+SegmentLayer = SegmentProductLayer | SegmentSumLayer
+InnerLayer = ProductLayer | KroneckerLayer | SumLayer | MixingLayer | SegmentLayer
+Layer = InputLayer | InnerLayer
 
 
 @dataclass(frozen=True)
@@ -128,18 +172,20 @@ class Plan:
     Attributes:
         circuit: The circuit that was compiled.
         layers: Layers, each after those it reads; the last one holds the root alone.
-        parameter_shapes: Parameter name -> shape without batch dimension; rows (the last axis)
-            are distributions.
+        parameter_shapes: Parameter name -> shape without batch dimension.
+        parameter_rows: Parameter name -> (E,) which distribution each number of a vector that
+            holds many belongs to; None where the rows (the last axis) are distributions.
         places: Node name -> (layer, fold).
     """
 
     circuit: Circuit
     layers: tuple[Layer, ...]
     parameter_shapes: Mapping[str, tuple[int, ...]]
+    parameter_rows: Mapping[str, np.ndarray | None]
     places: Mapping[str, tuple[int, int]]
 
     def __post_init__(self) -> None:
-        for name in ("parameter_shapes", "places"):
+        for name in ("parameter_shapes", "parameter_rows", "places"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __deepcopy__(self, memo: dict[int, object]) -> Plan:
@@ -161,6 +207,17 @@ class Plan:
         """Number of folds F of every layer."""
         return tuple(num_folds(layer) for layer in self.layers)
 
+    @cached_property
+    def num_edges(self) -> int:
+        """Number of edges between nodes."""
+        return sum(
+            source.num_folds
+            for layer in self.layers
+            if not isinstance(layer, InputLayer)
+            for operand in layer.operands
+            for source in operand.sources
+        )
+
     def cost(self) -> Cost:
         """Counts layers, units, parameters, operations and bytes."""
         units = sum(num_folds(layer) * layer.num_units for layer in self.layers)
@@ -178,7 +235,7 @@ class Plan:
     def __str__(self) -> str:
         cost = self.cost()
         rows = [
-            f"{i:5d}  {type(layer).__name__:15s} {num_folds(layer):6d} folds x "
+            f"{i:5d}  {type(layer).__name__:19s} {num_folds(layer):6d} folds x "
             f"{layer.num_units:6d} units  {operations(layer, soft=False):14,d} operations"
             for i, layer in enumerate(self.layers)
         ]
@@ -201,6 +258,8 @@ def num_folds(layer: Layer) -> int:
     """Number of folds F of a layer."""
     if isinstance(layer, InputLayer):
         return len(layer.variables)
+    if isinstance(layer, SegmentLayer):
+        return layer.num_nodes
     return sum(source.num_folds for source in layer.operands[0].sources)
 
 
@@ -212,5 +271,7 @@ def operations(layer: Layer, *, soft: bool) -> int:
             return folds * layer.num_units * (layer.num_categories if soft else 1)
         case SumLayer():
             return folds * layer.num_units * sum(layer.sizes)
+        case SegmentProductLayer() | SegmentSumLayer():
+            return len(layer.nodes) * layer.num_units
         case _:
             return folds * layer.num_units * len(layer.operands)

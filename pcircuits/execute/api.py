@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import BackendError, EvidenceError, ParameterError
 from pcircuits.execute import eager, reference
 from pcircuits.execute.evidence import Evidence, check_evidence
+from pcircuits.execute.numba.graph import has_single_units
 from pcircuits.execute.prepare import PreparedParameters, prepare
 
 Parameters = Mapping[str, Tensor] | PreparedParameters
 
-IMPLEMENTATIONS = ("eager", "reference")
+IMPLEMENTATIONS = ("auto", "eager", "numba", "reference")
+
+# Layers of single nodes cost more to start than to compute: from so many edges on, one compiled
+# pass over all nodes is faster, also with its compilation at the first call.
+_MANY_EDGES = 10_000
 
 
 def forward(
-    plan: Plan, parameters: Parameters, evidence: Evidence, *, impl: str = "eager"
+    plan: Plan, parameters: Parameters, evidence: Evidence, *, impl: str = "auto"
 ) -> Tensor:
     """Log of the circuit's value: the sum over worlds of weight times potentials.
 
@@ -31,7 +37,10 @@ def forward(
         parameters: Name -> log-weights of the declared shape or with a leading batch axis, or
             what `prepare` made of them.
         evidence: Evidence about B examples.
-        impl: "eager", or "reference" for the slow float64 oracle (which takes the mapping only).
+        impl: "eager", layers as PyTorch operations, for every circuit and device; "numba", one
+            compiled pass over all nodes on the CPU, for circuits of single nodes; "auto", which
+            takes "numba" where it applies and the circuit has 10,000 edges or more, else "eager";
+            "reference", the slow float64 oracle (which takes the mapping only).
 
     Returns:
         (B,) log-values; -inf, with gradient zero, where the evidence is impossible.
@@ -39,16 +48,30 @@ def forward(
     Raises:
         EvidenceError: If the evidence does not fit the plan.
         ParameterError: If the parameters do not.
-        BackendError: If there is no such implementation.
+        BackendError: If there is no such implementation, or it does not apply.
     """
+    if impl not in IMPLEMENTATIONS:
+        raise BackendError(f"impl must be one of {IMPLEMENTATIONS}; found {impl!r}")
     check_evidence(plan, evidence)
-    if impl == "eager":
-        return eager.log_value(plan, prepare_for(plan, parameters, evidence), evidence)
     if impl == "reference":
         if isinstance(parameters, PreparedParameters):
             raise ParameterError("the reference implementation takes the parameters by name")
         return reference.log_value(plan.circuit, parameters, evidence)
-    raise BackendError(f"impl must be one of {IMPLEMENTATIONS}; found {impl!r}")
+    prepared = prepare_for(plan, parameters, evidence)
+    if impl == "numba" or (impl == "auto" and _is_for_numba(plan, prepared, evidence)):
+        # Imported where it is used: numba takes a second to import, and most circuits need none.
+        from pcircuits.execute.numba import evaluation
+
+        return evaluation.log_value(plan, prepared, evidence)
+    return eager.log_value(plan, prepared, evidence)
+
+
+def _is_for_numba(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> bool:
+    if plan.num_edges < _MANY_EDGES or not has_single_units(plan):
+        return False
+    from pcircuits.execute.numba import evaluation
+
+    return evaluation.why_not(plan, prepared, evidence) is None
 
 
 def prepare_for(plan: Plan, parameters: Parameters, evidence: Evidence) -> PreparedParameters:
@@ -58,7 +81,7 @@ def prepare_for(plan: Plan, parameters: Parameters, evidence: Evidence) -> Prepa
         EvidenceError: If it does not.
         ParameterError: If the parameters do not fit the plan.
     """
-    prepared = prepare(plan, parameters)
+    prepared = prepare(plan, parameters, _device(evidence))
     if prepared.batch_size not in (None, 1, evidence.batch_size) and has_batch(evidence):
         raise EvidenceError(
             f"evidence is about {evidence.batch_size} examples, the parameters are given for "
@@ -74,3 +97,12 @@ def has_batch(evidence: Evidence) -> bool:
         or evidence.log_potentials is not None
         or bool(evidence.latent_log_potentials)
     )
+
+
+def _device(evidence: Evidence) -> torch.device | None:
+    given = (
+        evidence.values,
+        evidence.log_potentials,
+        *(evidence.latent_log_potentials or {}).values(),
+    )
+    return next((tensor.device for tensor in given if tensor is not None), None)

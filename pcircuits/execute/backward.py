@@ -13,24 +13,36 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import (
+    InnerLayer,
     InputLayer,
     KroneckerLayer,
     MixingLayer,
     Plan,
     ProductLayer,
+    SegmentProductLayer,
+    SegmentSumLayer,
     SumLayer,
 )
 from pcircuits.execute.layers import Read, Schedule, schedule_of
-from pcircuits.execute.weights import Step, Weights, contract, entry_chunks, exact_terms, outer
+from pcircuits.execute.segments import node_index
+from pcircuits.execute.weights import (
+    AnyWeights,
+    Step,
+    Weights,
+    contract,
+    entry_chunks,
+    exact_terms,
+    outer,
+)
 
 # Rows (examples times folds) that one product over them needs to be bound by arithmetic.
 _ROWS_AT_ONCE = 32
 
 
 class WeightGradient:
-    """Gradient of one `Weights`, collected over the layers that share it."""
+    """Gradient of one table of weights, collected over the layers that share it."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: AnyWeights) -> None:
         self._weights = weights
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._rows = 0
@@ -61,6 +73,7 @@ class WeightGradient:
         """(G, A, O, K) gradient with respect to the log-weights."""
         self._multiply_pairs()
         if self._linear is not None:
+            assert isinstance(self._weights, Weights)
             product = self._linear.mul_(self._weights.factor).view(self._weights.log.shape)
             return product if self._log is None else product.add_(self._log)
         return torch.zeros_like(self._weights.log) if self._log is None else self._log
@@ -73,6 +86,7 @@ class WeightGradient:
             u = torch.cat([u for u, _ in self._pairs])
             e = torch.cat([e for _, e in self._pairs])
         self._pairs, self._rows = [], 0
+        assert isinstance(self._weights, Weights)
         if self._linear is None:
             self._linear = outer(u, e, self._weights.factor)
         elif self._linear.ndim == 2:
@@ -127,7 +141,7 @@ class ValueGradients:
 def inner_gradients(
     plan: Plan,
     steps: Mapping[int, Step],
-    weights: Mapping[int, Weights],
+    weights: Mapping[int, AnyWeights],
     gradient: Tensor,
     kept: frozenset[int],
     wanted: frozenset[int],
@@ -155,20 +169,38 @@ def inner_gradients(
         layer, flow = plan.layers[i], gradients.pop(i)
         if i in kept:
             flows[i] = flow
-        match layer:
-            case SumLayer():
-                parts = _sum_gradients(layer, steps[i], flow, weights[i], collectors.get(i))
-            case ProductLayer():
-                parts = [flow] * len(layer.operands)
-            case KroneckerLayer():
-                parts = _kronecker_gradients(layer.sizes, flow)
-            case MixingLayer():
-                parts = _mixing_gradients(layer, steps[i], flow, weights[i], collectors.get(i))
-            case InputLayer():
-                continue
+        if isinstance(layer, InputLayer):
+            continue
+        parts = _child_gradients(layer, flow, steps.get(i), weights.get(i), collectors.get(i))
         for read, part in zip(schedule.reads[i], parts, strict=True):
             gradients.add(read, part)
     return flows, {key: collector.total() for key, collector in collected.items()}
+
+
+def _child_gradients(
+    layer: InnerLayer,
+    flow: Tensor,
+    step: Step | None,
+    weights: AnyWeights | None,
+    collector: WeightGradient | None,
+) -> Sequence[Tensor]:
+    """Gradients of the values of a layer's operands."""
+    match layer:
+        case SumLayer():
+            assert isinstance(weights, Weights) and step is not None
+            return _sum_gradients(layer, step, flow, weights, collector)
+        case ProductLayer():
+            return [flow] * len(layer.operands)
+        case KroneckerLayer():
+            return _kronecker_gradients(layer.sizes, flow)
+        case MixingLayer():
+            assert isinstance(weights, Weights) and step is not None
+            return _mixing_gradients(layer, step, flow, weights, collector)
+        case SegmentProductLayer():
+            return [flow[node_index(layer, flow.device)]]
+        case SegmentSumLayer():
+            assert weights is not None and step is not None
+            return [_segment_gradient(layer, step, flow, weights, collector)]
 
 
 def _kronecker_gradients(sizes: Sequence[int], flow: Tensor) -> list[Tensor]:
@@ -213,6 +245,26 @@ def _add_exact(
             collector.add_log((at[0] % groups, at[1] % examples, at[2]), share)
 
 
+def _segment_gradient(
+    layer: SegmentSumLayer,
+    step: Step,
+    flow: Tensor,
+    weights: AnyWeights,
+    collector: WeightGradient | None,
+) -> Tensor:
+    share = step.exponentials * _scale(step, flow)[node_index(layer, flow.device)]
+    if collector is not None:
+        shared = weights.log.shape[1] == 1
+        collector.add_log(None, share.sum(1, keepdim=True) if shared else share)
+    return share
+
+
+def _scale(step: Step, flow: Tensor) -> Tensor:
+    """Flow over totals; zero where a total is."""
+    dead = step.totals == 0
+    return flow.masked_fill(dead, 0.0) / step.totals.masked_fill(dead, 1.0)
+
+
 def _mixing_gradients(
     layer: MixingLayer,
     step: Step,
@@ -220,9 +272,7 @@ def _mixing_gradients(
     weights: Weights,
     collector: WeightGradient | None,
 ) -> list[Tensor]:
-    dead = step.totals == 0
-    scale = flow.masked_fill(dead, 0.0) / step.totals.masked_fill(dead, 1.0)
-    share = step.exponentials * scale[..., None]
+    share = step.exponentials * _scale(step, flow)[..., None]
     if collector is not None:
         groups, examples = weights.log.shape[:2]
         total = share if groups > 1 else share.sum(0, keepdim=True)

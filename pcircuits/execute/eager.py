@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcircuits.compile.plan import InputLayer, Plan
+from pcircuits.compile.plan import Plan
 from pcircuits.execute.backward import inner_gradients
 from pcircuits.execute.evidence import Evidence
-from pcircuits.execute.inputs import input_values, observe
+from pcircuits.execute.inputs import latent_potentials, leaf_values
 from pcircuits.execute.layers import evaluate
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import Step, Weights
+from pcircuits.execute.weights import AnyWeights, Step
 
 
 def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> Tensor:
@@ -46,47 +46,11 @@ def all_values(
     return [values[i] for i in range(len(plan.layers))], latent
 
 
-def leaf_values(
-    plan: Plan, prepared: PreparedParameters, evidence: Evidence, latent: Mapping[int, Tensor]
-) -> dict[int, Tensor]:
-    """Input layer -> (F, B, K) log-values, with their latent potentials."""
-    batch_size = joint_batch_size(prepared, evidence)
-    observation = observe(evidence, batch_size, prepared.dtype)
-    leaves: dict[int, Tensor] = {}
-    for i, layer in enumerate(plan.layers):
-        if isinstance(layer, InputLayer):
-            value = input_values(plan, layer, prepared.weights[i], observation)
-            leaves[i] = value + latent[i] if i in latent else value
-    return leaves
-
-
-def joint_batch_size(prepared: PreparedParameters, evidence: Evidence) -> int:
-    """Number of examples that evidence and parameters speak of."""
-    return max(prepared.batch_size or 1, evidence.batch_size)
-
-
-def latent_potentials(
-    plan: Plan, prepared: PreparedParameters, evidence: Evidence
-) -> dict[int, Tensor]:
-    """Layer -> (F, B, K) latent log-potentials, zero for nodes that have none."""
-    batch_size = joint_batch_size(prepared, evidence)
-    by_layer: dict[int, dict[int, Tensor]] = {}
-    for name, potentials in (evidence.latent_log_potentials or {}).items():
-        layer, fold = plan.places[name]
-        by_layer.setdefault(layer, {})[fold] = potentials.to(prepared.dtype)
-    stacked = {}
-    for layer, folds in by_layer.items():
-        some = next(iter(folds.values()))
-        zero = some.new_zeros(()).expand(batch_size, some.shape[1])
-        stacked[layer] = torch.stack([folds.get(f, zero) for f in range(plan.num_folds[layer])])
-    return stacked
-
-
 def _root_value(
     plan: Plan,
     leaves: Mapping[int, Tensor],
     offsets: Mapping[int, Tensor],
-    weights: Mapping[int, Weights],
+    weights: Mapping[int, AnyWeights],
     steps: dict[int, Step] | None = None,
 ) -> Tensor:
     """(B,) log-values; `steps`, if given, is filled with what the gradient needs."""
@@ -99,7 +63,7 @@ def _root_value(
     return evaluate(plan, leaves, offsets, weights, False, steps)[last][0, :, 0]
 
 
-def _distinct_logs(weights: Mapping[int, Weights]) -> dict[int, Tensor]:
+def _distinct_logs(weights: Mapping[int, AnyWeights]) -> dict[int, Tensor]:
     return {id(w): w.log for w in weights.values()}
 
 
@@ -110,7 +74,7 @@ class _Evaluation(torch.autograd.Function):
     def forward(
         ctx: Any,
         plan: Plan,
-        weights: dict[int, Weights],
+        weights: dict[int, AnyWeights],
         leaf_layers: tuple[int, ...],
         offset_layers: tuple[int, ...],
         *tensors: Tensor,
@@ -174,16 +138,17 @@ def _unpack(
     return leaves, offsets, tensors[second:]
 
 
-def _detached(weights: Mapping[int, Weights]) -> dict[int, Weights]:
+def _detached(weights: Mapping[int, AnyWeights]) -> dict[int, AnyWeights]:
     """The weights without their graph: what is cached in them must not tie a call to another's."""
     made = {
-        id(w): Weights(w.log.detach()) if w.log.requires_grad else w for w in set(weights.values())
+        id(w): type(w)(w.log.detach()) if w.log.requires_grad else w for w in set(weights.values())
     }
     return {i: made[id(w)] for i, w in weights.items()}
 
 
-def _rebind(weights: Mapping[int, Weights], logs: Mapping[int, Tensor]) -> dict[int, Weights]:
-    made = {key: Weights(log) for key, log in logs.items()}
+def _rebind(weights: Mapping[int, AnyWeights], logs: Mapping[int, Tensor]) -> dict[int, AnyWeights]:
+    kinds = {id(w): type(w) for w in weights.values()}
+    made = {key: kinds[key](log) for key, log in logs.items()}
     return {i: made[id(w)] for i, w in weights.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pcircuits.compile.plan import InputLayer, Plan
 from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.prepare import PreparedParameters
 from pcircuits.execute.weights import Weights, log_matmul, shifted_exp
 
 # Observed values are read from a transposed copy of the table when they are more than this share
@@ -58,6 +60,44 @@ def observe(evidence: Evidence, batch_size: int, dtype: torch.dtype) -> Observat
     )
 
 
+def leaf_values(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence, latent: Mapping[int, Tensor]
+) -> dict[int, Tensor]:
+    """Input layer -> (F, B, K) log-values, with their latent potentials."""
+    batch_size = joint_batch_size(prepared, evidence)
+    observation = observe(evidence, batch_size, prepared.dtype)
+    leaves: dict[int, Tensor] = {}
+    for i, layer in enumerate(plan.layers):
+        if isinstance(layer, InputLayer):
+            own = prepared.weights[i]
+            assert isinstance(own, Weights)
+            value = input_values(plan, layer, own, observation)
+            leaves[i] = value + latent[i] if i in latent else value
+    return leaves
+
+
+def joint_batch_size(prepared: PreparedParameters, evidence: Evidence) -> int:
+    """Number of examples that evidence and parameters speak of."""
+    return max(prepared.batch_size or 1, evidence.batch_size)
+
+
+def latent_potentials(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence
+) -> dict[int, Tensor]:
+    """Layer -> (F, B, K) latent log-potentials, zero for nodes that have none."""
+    batch_size = joint_batch_size(prepared, evidence)
+    by_layer: dict[int, dict[int, Tensor]] = {}
+    for name, potentials in (evidence.latent_log_potentials or {}).items():
+        layer, fold = plan.places[name]
+        by_layer.setdefault(layer, {})[fold] = potentials.to(prepared.dtype)
+    stacked = {}
+    for layer, folds in by_layer.items():
+        some = next(iter(folds.values()))
+        zero = some.new_zeros(()).expand(batch_size, some.shape[1])
+        stacked[layer] = torch.stack([folds.get(f, zero) for f in range(plan.num_folds[layer])])
+    return stacked
+
+
 def input_values(
     plan: Plan, layer: InputLayer, weights: Weights, observation: Observation
 ) -> Tensor:
@@ -96,6 +136,8 @@ def _observed_values(weights: Weights, values: Tensor) -> Tensor:
     if examples > 1:
         at = values[:, :, None, None].expand(folds, batch, units, 1)
         return weights.log.expand(folds, -1, -1, -1).gather(3, at)[..., 0]
+    if groups > 1 and units == 1:
+        return weights.log[:, 0, 0].gather(1, values)[..., None]
     if groups > 1:
         offsets = torch.arange(folds, device=values.device)[:, None] * categories
         columns = weights.log.squeeze(1).transpose(1, 2).reshape(groups * categories, units)

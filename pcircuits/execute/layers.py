@@ -11,15 +11,27 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import (
+    InnerLayer,
     InputLayer,
+    KroneckerLayer,
     MixingLayer,
     Operand,
     Plan,
     ProductLayer,
+    SegmentProductLayer,
+    SegmentSumLayer,
     Source,
     SumLayer,
 )
-from pcircuits.execute.weights import Step, Weights, log_product, shifted_exp
+from pcircuits.execute.segments import segment_log_sum, segment_sum
+from pcircuits.execute.weights import (
+    AnyWeights,
+    EdgeWeights,
+    Step,
+    Weights,
+    log_product,
+    shifted_exp,
+)
 
 
 class Read(NamedTuple):
@@ -95,7 +107,7 @@ def evaluate(
     plan: Plan,
     leaves: Mapping[int, Tensor],
     offsets: Mapping[int, Tensor],
-    weights: Mapping[int, Weights],
+    weights: Mapping[int, AnyWeights],
     keep_all: bool,
     steps: dict[int, Step] | None = None,
     *,
@@ -123,14 +135,9 @@ def evaluate(
             values[i] = leaves[i]
             continue
         children = [_fetch(values, read) for read in schedule.reads[i]]
-        if isinstance(layer, SumLayer | MixingLayer):
-            values[i], step = _weighted_value(layer, children, weights[i], bounded)
-            if steps is not None:
-                steps[i] = step
-        else:
-            values[i] = (
-                sum_all(children) if isinstance(layer, ProductLayer) else kronecker(children)
-            )
+        values[i], step = _inner_value(layer, children, weights.get(i), bounded)
+        if steps is not None and step is not None:
+            steps[i] = step
         if i in offsets:
             values[i] = values[i] + offsets[i]
         if not keep_all:
@@ -139,12 +146,25 @@ def evaluate(
     return values
 
 
-def _weighted_value(
-    layer: SumLayer | MixingLayer, children: Sequence[Tensor], weights: Weights, bounded: bool
-) -> tuple[Tensor, Step]:
-    if isinstance(layer, SumLayer):
-        return log_product(concatenate(children), weights, bounded=bounded)
-    return _mix(mixing_terms(layer, children, weights))
+def _inner_value(
+    layer: InnerLayer, children: Sequence[Tensor], weights: AnyWeights | None, bounded: bool
+) -> tuple[Tensor, Step | None]:
+    match layer:
+        case SumLayer():
+            assert isinstance(weights, Weights)
+            return log_product(concatenate(children), weights, bounded=bounded)
+        case ProductLayer():
+            return sum_all(children), None
+        case KroneckerLayer():
+            return kronecker(children), None
+        case MixingLayer():
+            assert isinstance(weights, Weights)
+            return _mix(mixing_terms(layer, children, weights))
+        case SegmentProductLayer():
+            return segment_sum(children[0], layer), None
+        case SegmentSumLayer():
+            assert isinstance(weights, EdgeWeights)
+            return segment_log_sum(children[0] + weights.log, layer)
 
 
 def _fetch(values: Mapping[int, Tensor], read: Read) -> Tensor:

@@ -14,23 +14,27 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import (
+    InnerLayer,
     InputLayer,
     KroneckerLayer,
     MixingLayer,
     Operand,
     Plan,
     ProductLayer,
+    SegmentProductLayer,
+    SegmentSumLayer,
     SumLayer,
 )
 from pcircuits.execute.layers import gather, log_sum, sum_all
-from pcircuits.execute.weights import Weights, log_matmul_transposed
+from pcircuits.execute.segments import node_index, segment_others
+from pcircuits.execute.weights import AnyWeights, Weights, log_matmul_transposed
 
 
 def messages(
     plan: Plan,
     values: Sequence[Tensor],
     offsets: Mapping[int, Tensor],
-    weights: Mapping[int, Weights],
+    weights: Mapping[int, AnyWeights],
 ) -> dict[int, Tensor]:
     """Downward log-messages to the input layers' units, by differentiable operations.
 
@@ -96,10 +100,10 @@ def _scatter_log_sum(value: Tensor, folds: Tensor, part: Tensor) -> Tensor:
 
 
 def _send(
-    layer: ProductLayer | KroneckerLayer | SumLayer | MixingLayer,
+    layer: InnerLayer,
     children: list[Tensor],
     message: Tensor,
-    weights: Weights | None,
+    weights: AnyWeights | None,
 ) -> Sequence[Tensor]:
     match layer:
         case ProductLayer():
@@ -107,15 +111,21 @@ def _send(
         case KroneckerLayer():
             return _to_all_pairs(children, message)
         case SumLayer():
-            assert weights is not None
+            assert isinstance(weights, Weights)
             return list(log_matmul_transposed(message, weights).split(list(layer.sizes), dim=-1))
         case MixingLayer():
-            assert weights is not None
+            assert isinstance(weights, Weights)
             sent = message[..., None] + weights.log
             return [
                 part if child.shape[-1] == layer.num_units else log_sum(part)[..., None]
                 for part, child in zip(sent.unbind(-1), children, strict=True)
             ]
+        case SegmentProductLayer():
+            index = node_index(layer, message.device)
+            return [message[index] + segment_others(children[0], layer)]
+        case SegmentSumLayer():
+            assert weights is not None
+            return [message[node_index(layer, message.device)] + weights.log]
 
 
 def _to_factors(children: list[Tensor], message: Tensor) -> list[Tensor]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pcircuits.compile.plan import KroneckerLayer, MixingLayer, Plan, ProductLayer, WeightReference
+from pcircuits.compile.plan import (
+    InputLayer,
+    KroneckerLayer,
+    MixingLayer,
+    Plan,
+    ProductLayer,
+    SegmentProductLayer,
+    SegmentSumLayer,
+    SumLayer,
+    WeightReference,
+)
 from pcircuits.errors import ParameterError
-from pcircuits.execute.weights import Weights
+from pcircuits.execute.weights import AnyWeights, EdgeWeights, Weights
+
+WeightedLayer = InputLayer | SumLayer | MixingLayer | SegmentSumLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,14 +32,14 @@ class PreparedParameters:
 
     Attributes:
         plan: The plan they were laid out for.
-        weights: Layer -> weights, for input, sum and mixing layers. Layers with the same
-            parameters share one object.
+        weights: Layer -> weights, for input, sum, mixing and segment sum layers. Layers with the
+            same parameters share one object.
         batch_size: Number of examples if some parameter is given per example, else None.
         dtype: Their floating-point type.
     """
 
     plan: Plan
-    weights: Mapping[int, Weights]
+    weights: Mapping[int, AnyWeights]
     batch_size: int | None
     dtype: torch.dtype
 
@@ -34,24 +47,29 @@ class PreparedParameters:
         """The same parameters cut off from any graph; itself where there is none."""
         if not any(w.log.requires_grad for w in self.weights.values()):
             return self
-        cut = {id(w): Weights(w.log.detach()) for w in self.weights.values()}
-        weights = {i: cut[id(w)] for i, w in self.weights.items()}
-        return PreparedParameters(self.plan, weights, self.batch_size, self.dtype)
+        return self._with(lambda w: type(w)(w.log.detach()))
 
     def repeat(self, times: int) -> PreparedParameters:
         """Every example's parameters `times` in a row; itself where all are shared."""
         if self.batch_size in (None, 1):
             return self
-        made = {
-            id(w): w if w.log.shape[1] == 1 else Weights(w.log.repeat_interleave(times, 1))
-            for w in self.weights.values()
-        }
-        weights = {i: made[id(w)] for i, w in self.weights.items()}
-        return PreparedParameters(self.plan, weights, self.batch_size * times, self.dtype)
+        size = self.batch_size * times
+        return replace(
+            self._with(
+                lambda w: w if w.log.shape[1] == 1 else type(w)(w.log.repeat_interleave(times, 1))
+            ),
+            batch_size=size,
+        )
+
+    def _with(self, change: Callable[[AnyWeights], AnyWeights]) -> PreparedParameters:
+        made = {id(w): change(w) for w in set(self.weights.values())}
+        return replace(self, weights={i: made[id(w)] for i, w in self.weights.items()})
 
 
 def prepare(
-    plan: Plan, parameters: Mapping[str, Tensor] | PreparedParameters
+    plan: Plan,
+    parameters: Mapping[str, Tensor] | PreparedParameters,
+    device: torch.device | None = None,
 ) -> PreparedParameters:
     """Lays out parameters for a plan.
 
@@ -59,6 +77,7 @@ def prepare(
         plan: The plan.
         parameters: Name -> log-weights of the declared shape, or with a leading batch axis where
             every example has its own. They need not be normalised; -inf is a weight of zero.
+        device: Where to compute if there is no parameter that says so; default the CPU.
 
     Returns:
         The laid out parameters; gradients flow through them to `parameters`.
@@ -72,25 +91,78 @@ def prepare(
             raise ParameterError("the parameters were prepared for another plan")
         return parameters
     batch_size = _check(plan, parameters)
-    made: dict[tuple[str, ...], Weights] = {}
-    weights: dict[int, Weights] = {}
+    # A circuit without parameters counts, which takes precision and little else.
+    empty = torch.empty((), dtype=torch.float64, device=device)
+    like = next(iter(parameters.values()), empty)
+    made: dict[Hashable, AnyWeights] = {}
+    weights: dict[int, AnyWeights] = {}
     for i, layer in enumerate(plan.layers):
-        if isinstance(layer, (ProductLayer, KroneckerLayer)):
+        if isinstance(layer, (ProductLayer, KroneckerLayer, SegmentProductLayer)):
             continue
-        names = layer.weights.names
-        if names not in made:
-            columns = _columns(layer)
-            made[names] = Weights(_stack(plan, parameters, layer.weights, layer.num_units, columns))
-        weights[i] = made[names]
-    first = next(iter(parameters.values()))
-    return PreparedParameters(plan, weights, batch_size, first.dtype)
+        reference = layer.weights
+        whole = bool(reference.names) and reference.positions is None
+        key: Hashable = reference.names if whole else id(reference)
+        if key not in made:
+            made[key] = _weights(plan, layer, parameters, like)
+        weights[i] = made[key]
+    return PreparedParameters(plan, weights, batch_size, like.dtype)
 
 
-def _columns(layer: object) -> int:
-    if isinstance(layer, MixingLayer):
-        return len(layer.sizes)
-    sizes: tuple[int, ...] | None = getattr(layer, "sizes", None)
-    return sum(sizes) if sizes is not None else layer.num_categories  # type: ignore[attr-defined]
+def _weights(
+    plan: Plan, layer: WeightedLayer, parameters: Mapping[str, Tensor], like: Tensor
+) -> AnyWeights:
+    reference = layer.weights
+    if reference.constant is not None:
+        constant = torch.as_tensor(reference.constant, dtype=like.dtype, device=like.device)
+        segment = isinstance(layer, SegmentSumLayer)
+        return EdgeWeights(constant[:, None]) if segment else Weights(constant[:, None])
+    if reference.positions is None:
+        rows, columns = _table_shape(layer)
+        return Weights(_stack(plan, parameters, reference, rows, columns))
+    batched = _flattened(plan, parameters, reference.names, table=isinstance(layer, InputLayer))
+    positions = torch.as_tensor(reference.positions, device=like.device)
+    picked = _take(batched, positions)
+    if isinstance(layer, SegmentSumLayer):
+        return EdgeWeights(picked.movedim(0, 1))  # (E, A, K)
+    return Weights(picked.movedim(0, 1))  # (F, A, K, C or V)
+
+
+def _flattened(
+    plan: Plan, parameters: Mapping[str, Tensor], names: Sequence[str], *, table: bool
+) -> Tensor:
+    """(A, numbers), or (A, R, V) for a table, of the named parameters one after the other."""
+    parts = []
+    for name in names:
+        shape = plan.parameter_shapes[name]
+        own = parameters[name]
+        parts.append(own.reshape(-1, *shape) if table else own.reshape(-1, math.prod(shape)))
+    if len(parts) == 1:
+        return parts[0]
+    examples = max(part.shape[0] for part in parts)
+    return torch.cat([part.expand(examples, -1) for part in parts], dim=1)
+
+
+def _take(batched: Tensor, positions: Tensor) -> Tensor:
+    """(A, *positions.shape, ...) entries of axis 1; a view where they are consecutive."""
+    flat = positions.flatten()
+    first = int(flat[0])
+    if bool((flat == torch.arange(first, first + len(flat), device=flat.device)).all()):
+        picked = batched[:, first : first + len(flat)]
+    else:
+        picked = batched.index_select(1, flat)
+    return picked.reshape(len(batched), *positions.shape, *batched.shape[2:])
+
+
+def _table_shape(layer: WeightedLayer) -> tuple[int, int]:
+    match layer:
+        case InputLayer():
+            return layer.num_units, layer.num_categories
+        case MixingLayer():
+            return layer.num_units, len(layer.sizes)
+        case SumLayer():
+            return layer.num_units, sum(layer.sizes)
+        case SegmentSumLayer():
+            raise AssertionError("the edges of a segment sum always have positions")
 
 
 def _stack(
@@ -126,6 +198,8 @@ def _check(plan: Plan, parameters: Mapping[str, Tensor]) -> int | None:
             f"missing {sorted(missing)[:8]}, unknown {sorted(unknown)[:8]}"
         )
     batch_size = None
+    if not parameters:
+        return None
     first_name, first = next(iter(parameters.items()))
     for name, shape in plan.parameter_shapes.items():
         tensor = parameters[name]

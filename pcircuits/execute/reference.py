@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pcircuits.errors import ParameterError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
 
 
 def log_value(circuit: Circuit, parameters: Mapping[str, Tensor], evidence: Evidence) -> Tensor:
@@ -38,9 +38,7 @@ def log_value(circuit: Circuit, parameters: Mapping[str, Tensor], evidence: Evid
         ParameterError: If a parameter is missing or of a wrong shape.
     """
     weights = {
-        name: _batched(name, node.parameter_shape, parameters)
-        for node, name in circuit.parameter_names.items()
-        if isinstance(node, (Input, Sum))
+        name: _batched(name, shape, parameters) for name, shape in circuit.parameter_shapes.items()
     }
     latent = dict(evidence.latent_log_potentials or {})
     values: dict[AnyNode, Tensor] = {}
@@ -79,9 +77,9 @@ def _node_value(
     children = [values[child] for child in node.children]
     match node:
         case Input():
-            return _input_value(node, weights[circuit.parameter_names[node]], evidence)
+            return _input_value(node, _own_weight(circuit, node, weights), evidence)
         case Sum():
-            return _sum_value(node, children, weights[circuit.parameter_names[node]])
+            return _sum_value(node, children, _own_weight(circuit, node, weights))
         case Product():
             value = children[0]
             for child in children[1:]:
@@ -92,6 +90,23 @@ def _node_value(
             for child in children[1:]:
                 value = (value[:, :, None] + child[:, None, :]).flatten(1)
             return value
+
+
+def _own_weight(circuit: Circuit, node: Input | Sum, weights: Mapping[str, Tensor]) -> Tensor:
+    """(B or 1, *parameter_shape) log-weights of one node."""
+    if isinstance(node, Input) and node.supports is not None:
+        table = torch.full((1, *node.parameter_shape), -math.inf, dtype=torch.float64)
+        for unit, support in enumerate(node.supports):
+            table[0, unit, list(support)] = 0.0
+        return table
+    if isinstance(node, Sum) and not node.weighted:
+        return torch.zeros(1, *node.parameter_shape, dtype=torch.float64)
+    weight = weights[circuit.parameter_names[node]]
+    if not isinstance(node.parameter, Part):
+        return weight
+    rows = node.num_units if isinstance(node, Input) else math.prod(node.parameter_shape)
+    own = weight[:, node.parameter.start : node.parameter.start + rows]
+    return own.reshape(-1, *node.parameter_shape)
 
 
 def _input_value(node: Input, weight: Tensor, evidence: Evidence) -> Tensor:

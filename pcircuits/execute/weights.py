@@ -88,12 +88,31 @@ class Weights:
         return log if self.shift is None else log + self.shift
 
 
+@dataclass(frozen=True, eq=False)
+class EdgeWeights:
+    """Log-weights of the edges of a segment sum.
+
+    Args:
+        log: (E, A, K) log-weights: A is 1 or the batch size, K the units of each node.
+    """
+
+    log: Tensor
+
+    @property
+    def bounded(self) -> bool:
+        """Whether nothing can underflow: each sum takes its own largest term out."""
+        return True
+
+
+AnyWeights = Weights | EdgeWeights
+
+
 class Step(NamedTuple):
     """What the gradient of one sum needs.
 
     Attributes:
         exponentials: (F, B, K) shifted exponentials of what the sum reads; of a mixing layer
-            (F, B, K, C), weights included.
+            (F, B, K, C) and of a segment sum (E, B, K), weights included.
         totals: (F, B, O) shifted sums, of which the values are the logarithms.
         low: (F, B, O) bool, totals that underflow may have spoilt, so that their values were found
             otherwise; None if there is none.

@@ -72,11 +72,7 @@ def load_folder(path: str | Path) -> tuple[Circuit, dict[str, Tensor]]:
         {key: description.get(key) for key in ("structure_version", "nodes")}
     )
     tensors = _read_tensors(folder, description.get("tensors"))
-    shapes = {
-        name: node.parameter_shape
-        for node, name in circuit.parameter_names.items()
-        if hasattr(node, "parameter_shape")
-    }
+    shapes = circuit.parameter_shapes
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != shapes:
         differing = sorted(n for n in shapes.keys() | found.keys() if shapes.get(n) != found.get(n))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from pcircuits.errors import CircuitError, FormatError
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
 
-STRUCTURE_VERSION = 1
+# Version 2 added indicators (`supports`), plain sums (`weighted`) and parts of parameters (`part`).
+STRUCTURE_VERSION = 2
+_READABLE = (1, 2)
 
 _FIELDS = {
-    "input": {"variable", "units", "categories", "parameter", "name"},
+    "input": {"variable", "units", "categories", "supports", "parameter", "part", "name"},
     "product": {"children", "name"},
     "kronecker": {"children", "name"},
-    "sum": {"children", "units", "mixing", "parameter", "name"},
+    "sum": {"children", "units", "mixing", "weighted", "parameter", "part", "name"},
 }
 
 
@@ -34,9 +36,20 @@ def structure_to_json(circuit: Circuit) -> dict[str, Any]:
         if isinstance(node, Sum):
             entry |= {"units": node.num_units, "mixing": node.mixing}
         if isinstance(node, (Input, Sum)):
-            entry["parameter"] = circuit.parameter_names[node]
+            entry |= _parameter_fields(circuit, node)
         nodes.append(entry)
     return {"structure_version": STRUCTURE_VERSION, "nodes": nodes}
+
+
+def _parameter_fields(circuit: Circuit, node: Input | Sum) -> dict[str, Any]:
+    if isinstance(node, Input) and node.supports is not None:
+        return {"supports": [list(support) for support in node.supports]}
+    if isinstance(node, Sum) and not node.weighted:
+        return {"weighted": False}
+    fields: dict[str, Any] = {"parameter": circuit.parameter_names[node]}
+    if isinstance(node.parameter, Part):
+        fields["part"] = node.parameter.start
+    return fields
 
 
 def structure_from_json(description: object) -> Circuit:
@@ -48,8 +61,8 @@ def structure_from_json(description: object) -> Circuit:
     if not isinstance(description, dict):
         raise FormatError(f"a structure must be an object; found {type(description).__name__}")
     version = description.get("structure_version")
-    if version != STRUCTURE_VERSION:
-        raise FormatError(f"structure_version must be {STRUCTURE_VERSION}; found {version!r}")
+    if version not in _READABLE:
+        raise FormatError(f"structure_version must be one of {_READABLE}; found {version!r}")
     entries = description.get("nodes")
     if not isinstance(entries, list) or not entries:
         raise FormatError("a structure must have a list of nodes; found none")
@@ -93,7 +106,8 @@ def _node(entry: dict[str, Any], made: list[AnyNode], num_nodes: int) -> AnyNode
             entry["variable"],
             num_units=entry["units"],
             num_categories=entry["categories"],
-            parameter=entry["parameter"],
+            supports=_supports(entry.get("supports")),
+            parameter=_parameter(entry),
             name=name,
         )
     children = [_child(index, made) for index in entry["children"]]
@@ -105,9 +119,25 @@ def _node(entry: dict[str, Any], made: list[AnyNode], num_nodes: int) -> AnyNode
         *children,
         num_units=entry["units"],
         mixing=bool(entry["mixing"]),
-        parameter=entry["parameter"],
+        weighted=bool(entry.get("weighted", True)),
+        parameter=_parameter(entry),
         name=name,
     )
+
+
+def _parameter(entry: dict[str, Any]) -> str | Part | None:
+    if "part" in entry:
+        return Part(entry["parameter"], entry["part"])
+    parameter: str | None = entry.get("parameter")
+    return parameter
+
+
+def _supports(entry: object) -> tuple[tuple[int, ...], ...] | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, list) or not all(isinstance(support, list) for support in entry):
+        raise FormatError(f"supports must be a list of lists of categories; found {entry!r}")
+    return tuple(tuple(support) for support in entry)
 
 
 def _child(index: object, made: list[AnyNode]) -> AnyNode:

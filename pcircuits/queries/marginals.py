@@ -11,12 +11,13 @@ from torch import Tensor
 from pcircuits.compile.plan import InputLayer, Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters, forward, prepare_for
-from pcircuits.execute.eager import all_values, joint_batch_size
+from pcircuits.execute.eager import all_values
 from pcircuits.execute.evidence import Evidence, check_evidence
+from pcircuits.execute.inputs import joint_batch_size
 from pcircuits.execute.layers import log_sum
 from pcircuits.execute.outward import messages
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import log_matmul_transposed
+from pcircuits.execute.weights import Weights, log_matmul_transposed
 from pcircuits.queries.likelihood import require_possible
 
 
@@ -108,7 +109,9 @@ def log_leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) ->
     for i, message in down.items():
         layer = plan.layers[i]
         assert isinstance(layer, InputLayer)
-        through = log_matmul_transposed(message, prepared.weights[i])
+        own = prepared.weights[i]
+        assert isinstance(own, Weights)
+        through = log_matmul_transposed(message, own)
         missing = plan.num_categories - layer.num_categories
         through = torch.nn.functional.pad(through, (0, missing), value=-torch.inf)
         if len(down) == 1 and len(layer.variables) == plan.num_variables:

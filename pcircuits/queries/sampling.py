@@ -8,20 +8,25 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import (
+    InnerLayer,
     InputLayer,
     KroneckerLayer,
     MixingLayer,
     Operand,
     Plan,
     ProductLayer,
+    SegmentProductLayer,
+    SegmentSumLayer,
     SumLayer,
 )
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters, prepare_for
-from pcircuits.execute.eager import all_values, joint_batch_size
+from pcircuits.execute.eager import all_values
 from pcircuits.execute.evidence import Evidence, check_evidence
+from pcircuits.execute.inputs import joint_batch_size
 from pcircuits.execute.layers import gather
-from pcircuits.execute.weights import Weights
+from pcircuits.execute.segments import node_index, segment_maximum
+from pcircuits.execute.weights import AnyWeights, Weights
 from pcircuits.queries.likelihood import require_possible
 
 
@@ -71,7 +76,9 @@ def sample(
     for i, units in chosen.items():
         layer = plan.layers[i]
         assert isinstance(layer, InputLayer)
-        logits = _category_logits(layer, prepared.weights[i], given, units, example)
+        own = prepared.weights[i]
+        assert isinstance(own, Weights)
+        logits = _category_logits(layer, own, given, units, example)
         picked = _draw(logits, temperature, generator)
         if given.categories is not None:
             picked = _listed(layer, given, picked, example)
@@ -88,7 +95,7 @@ def sample(
 def _choose_units(
     plan: Plan,
     values: Sequence[Tensor],
-    weights: Mapping[int, Weights],
+    weights: Mapping[int, AnyWeights],
     example: Tensor,
     generator: torch.Generator | None,
 ) -> dict[int, Tensor]:
@@ -111,9 +118,9 @@ def _choose_units(
 
 
 def _descend(
-    layer: ProductLayer | KroneckerLayer | SumLayer | MixingLayer,
+    layer: InnerLayer,
     children: list[Tensor],
-    weights: Weights | None,
+    weights: AnyWeights | None,
     units: Tensor,
     example: Tensor,
     generator: torch.Generator | None,
@@ -127,7 +134,7 @@ def _descend(
             parts = torch.unravel_index(clamped, layer.sizes)
             return [part.where(active, -1) for part in parts]
         case SumLayer():
-            assert weights is not None
+            assert isinstance(weights, Weights)
             logits = torch.cat(children, -1)[:, example] + _rows(weights, clamped, example)
             picked = _draw(logits, 1.0, generator).where(active, -1)
             found, start = [], 0
@@ -137,7 +144,7 @@ def _descend(
                 start += size
             return found
         case MixingLayer():
-            assert weights is not None
+            assert isinstance(weights, Weights)
             terms = [_unit_values(child, clamped, example) for child in children]
             logits = torch.stack(terms, -1) + _rows(weights, clamped, example)
             picked = _draw(logits, 1.0, generator).where(active, -1)
@@ -147,6 +154,26 @@ def _descend(
                 )
                 for place, child in enumerate(children)
             ]
+        case SegmentProductLayer():
+            return [units[node_index(layer, units.device)]]
+        case SegmentSumLayer():
+            assert weights is not None
+            own = units[node_index(layer, units.device)]
+            logits = _unit_values(children[0] + weights.log, own.clamp_min(0), example)
+            return [own.where(_drawn_edge(layer, logits, generator), -1)]
+
+
+def _drawn_edge(
+    layer: SegmentSumLayer, logits: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """(E, S) bool, true at one edge of each node, drawn in proportion to exp(logits)."""
+    noise = torch.empty_like(logits).exponential_(generator=generator)
+    scores = logits - noise.log()
+    index = node_index(layer, logits.device)
+    # The first of the best: rounding may make two of them equal.
+    place = -torch.arange(len(index), dtype=torch.float64, device=logits.device)[:, None]
+    best = place.where(scores == segment_maximum(scores, layer)[index], -torch.inf)
+    return place == segment_maximum(best, layer)[index]
 
 
 def _rows(weights: Weights, units: Tensor, example: Tensor) -> Tensor:

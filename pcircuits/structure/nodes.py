@@ -8,7 +8,7 @@ places makes a directed acyclic graph, giving the same `parameter` name to sever
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,27 +16,60 @@ from pcircuits.errors import StructureError
 from pcircuits.structure.scope import Scope
 
 
+@dataclass(frozen=True)
+class Part:
+    """Says that a node's numbers are a part of a larger parameter that many nodes share.
+
+    A circuit of many small nodes then has a few tensors, not one for each node. The rows of inputs
+    are rows `start` .. of a table (R, V); the weights of sums, row after row, are the numbers
+    `start` .. of a vector (E,). Nodes with the same part are tied.
+
+    Args:
+        name: Name of the parameter.
+        start: First row (inputs) or number (sums).
+
+    Raises:
+        StructureError: If the name is empty or the start negative.
+    """
+
+    name: str
+    start: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise StructureError(f"a part's name must be a non-empty string; found {self.name!r}")
+        if not isinstance(self.start, int) or self.start < 0:
+            raise StructureError(
+                f"part of {self.name!r}: start must be an integer >= 0, found {self.start!r}"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Input:
-    """A vector of categorical distributions over one variable.
+    """A vector of functions of one variable: categorical distributions, or indicators.
 
-    Its parameter has shape (num_units, num_categories); each row is one distribution.
+    Its parameter has shape (num_units, num_categories); each row is one distribution. With
+    `supports` unit k is instead 1 on the categories of `supports[k]` and 0 elsewhere, and there is
+    no parameter.
 
     Args:
         variable: Index of the variable, from 0.
         num_units: Number of units K.
         num_categories: Number of categories V of the variable.
-        parameter: Name of the parameter; inputs with the same name share it. Default: its own.
+        supports: Categories of each unit's indicator; default: none, a distribution each.
+        parameter: Name of the parameter, or the part of one; inputs with the same share it.
+            Default: its own.
         name: Name of the node, for latent potentials, messages and pictures.
 
     Raises:
-        StructureError: If a number is out of range.
+        StructureError: If a number is out of range, or an indicator is given a parameter.
     """
 
     variable: int
     num_units: int = field(kw_only=True)
     num_categories: int = field(kw_only=True)
-    parameter: str | None = field(default=None, kw_only=True)
+    supports: tuple[tuple[int, ...], ...] | None = field(default=None, kw_only=True)
+    parameter: str | Part | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -47,7 +80,16 @@ class Input:
         _check_positive(self, "num_units", self.num_units)
         _check_positive(self, "num_categories", self.num_categories)
         _check_string(self, "name", self.name)
-        _check_string(self, "parameter", self.parameter)
+        _check_parameter(self, self.parameter, allowed=self.supports is None)
+        if self.supports is not None:
+            supports = tuple(tuple(sorted(set(support))) for support in self.supports)
+            object.__setattr__(self, "supports", supports)
+            _check_supports(self, supports)
+
+    @property
+    def has_parameter(self) -> bool:
+        """Whether its distributions are learned: true unless it is a vector of indicators."""
+        return self.supports is None
 
     @property
     def children(self) -> tuple[AnyNode, ...]:
@@ -66,7 +108,8 @@ class Input:
 
     def __repr__(self) -> str:
         sizes = f"units={self.num_units}, categories={self.num_categories}"
-        return f"Input({self.variable}, {sizes}{_named(self)})"
+        kind = "" if self.supports is None else ", indicators"
+        return f"Input({self.variable}, {sizes}{kind}{_named(self)})"
 
 
 class _Inner:
@@ -160,22 +203,28 @@ class Sum(_Inner):
     shape (num_units, total units of the children), or (total,) for a sum of one unit.
     With `mixing=True` unit k mixes unit k of every child; the parameter has shape
     (num_units, number of children) and a child of one unit serves every k.
+    With `weighted=False` all weights are 1 and there is no parameter, as for the "or" of a
+    logic circuit.
 
     Args:
         *children: Nodes with equal scopes.
         num_units: Number of units K.
         mixing: Whether unit k mixes only the children's units k.
-        parameter: Name of the parameter; sums with the same name share it. Default: its own.
+        weighted: Whether there are weights.
+        parameter: Name of the parameter, or the part of one; sums with the same share it.
+            Default: its own.
         name: Name of the node.
 
     Raises:
-        StructureError: If there is no child, scopes differ or numbers of units do not fit.
+        StructureError: If there is no child, scopes differ, numbers of units do not fit, or a sum
+            without weights is given a parameter.
     """
 
     children: tuple[AnyNode, ...]
     num_units: int
     mixing: bool
-    parameter: str | None
+    weighted: bool
+    parameter: str | Part | None
     name: str | None
 
     def __init__(
@@ -183,16 +232,18 @@ class Sum(_Inner):
         *children: AnyNode,
         num_units: int,
         mixing: bool = False,
-        parameter: str | None = None,
+        weighted: bool = True,
+        parameter: str | Part | None = None,
         name: str | None = None,
     ) -> None:
         object.__setattr__(self, "num_units", num_units)
         object.__setattr__(self, "mixing", mixing)
+        object.__setattr__(self, "weighted", weighted)
         object.__setattr__(self, "parameter", parameter)
         object.__setattr__(self, "name", name)
         _check_string(self, "name", name)
         object.__setattr__(self, "children", _checked_children(self, children))
-        _check_string(self, "parameter", parameter)
+        _check_parameter(self, parameter, allowed=weighted)
         _check_positive(self, "num_units", num_units)
         _check_equal_scopes(self)
         sizes = [child.num_units for child in children]
@@ -201,6 +252,11 @@ class Sum(_Inner):
                 f"{_title(self)} mixes unit by unit, so children need {num_units} units or one; "
                 f"found {sizes}"
             )
+
+    @property
+    def has_parameter(self) -> bool:
+        """Whether it has weights."""
+        return self.weighted
 
     @property
     def num_inputs(self) -> int:
@@ -245,7 +301,7 @@ class Circuit:
                 f"a circuit's variables must be 0 .. {self.num_variables - 1} without a gap; the "
                 f"root {_title(self.root)} lacks {missing}"
             )
-        _ = self.categories, self.node_names, self.parameter_names  # each checks what it names
+        _ = self.categories, self.node_names, self.parameter_shapes  # each checks what it names
 
     @cached_property
     def nodes(self) -> tuple[AnyNode, ...]:
@@ -297,22 +353,34 @@ class Circuit:
 
     @cached_property
     def parameter_names(self) -> dict[AnyNode, str]:
-        """Parameter name of every input and sum: the given one, else the node's name."""
-        names: dict[AnyNode, str] = {}
-        owners: dict[str, Input | Sum] = {}
-        for node in self.nodes:
-            if not isinstance(node, (Input, Sum)):
-                continue
-            name = node.parameter or self.node_names[node]
-            owner = owners.setdefault(name, node)
-            if _tie_key(owner) != _tie_key(node):
-                raise StructureError(
-                    f"parameter {name!r} is shared by {_title(owner)} with shape "
-                    f"{owner.parameter_shape} and by {_title(node)} with shape "
-                    f"{node.parameter_shape}; tied nodes need the same kind and shape"
-                )
-            names[node] = name
-        return names
+        """Parameter name of every input and sum that has one: the given one, else the node's."""
+        return {
+            node: _given_name(node) or self.node_names[node]
+            for node in self.nodes
+            if isinstance(node, (Input, Sum)) and node.has_parameter
+        }
+
+    @cached_property
+    def parameter_owners(self) -> dict[str, tuple[Input | Sum, ...]]:
+        """Parameter name -> the nodes that share it or have a part of it."""
+        owners: dict[str, list[Input | Sum]] = {}
+        for node, name in self.parameter_names.items():
+            if isinstance(node, (Input, Sum)):
+                owners.setdefault(name, []).append(node)
+        return {name: tuple(nodes) for name, nodes in owners.items()}
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name -> shape: that of its nodes, or (R, V) or (E,) of a shared larger one."""
+        return {name: _shape(name, nodes) for name, nodes in self.parameter_owners.items()}
+
+    @cached_property
+    def parameter_rows(self) -> dict[str, tuple[int, ...] | None]:
+        """Parameter name -> lengths of the distributions that a vector holds one after the other.
+
+        None where distributions are simply the rows, along the last axis.
+        """
+        return {name: _rows(nodes) for name, nodes in self.parameter_owners.items()}
 
     def __deepcopy__(self, memo: dict[int, object]) -> Circuit:
         # Immutable, and too deep to copy by recursion.
@@ -321,7 +389,7 @@ class Circuit:
     def __repr__(self) -> str:
         return (
             f"Circuit({self.num_variables} variables, {self.num_categories} categories, "
-            f"{len(self.nodes)} nodes, {len(set(self.parameter_names.values()))} parameters)"
+            f"{len(self.nodes)} nodes, {len(self.parameter_shapes)} parameters)"
         )
 
 
@@ -342,6 +410,70 @@ def _children_first(root: AnyNode) -> Iterator[AnyNode]:
         else:
             stack.append((node, True))
             stack.extend((child, False) for child in reversed(node.children))
+
+
+def _given_name(node: Input | Sum) -> str | None:
+    return node.parameter.name if isinstance(node.parameter, Part) else node.parameter
+
+
+def _shape(name: str, nodes: Sequence[Input | Sum]) -> tuple[int, ...]:
+    owner = nodes[0]
+    packed = isinstance(owner.parameter, Part)
+    for node in nodes:
+        same = type(node) is type(owner) and isinstance(node.parameter, Part) == packed
+        if not same or (not packed and _tie_key(node) != _tie_key(owner)):
+            raise StructureError(
+                f"parameter {name!r} is shared by {_title(owner)} with shape "
+                f"{owner.parameter_shape} and by {_title(node)} with shape "
+                f"{node.parameter_shape}; tied nodes need the same kind and shape"
+            )
+    if not packed:
+        return owner.parameter_shape
+    size = _check_cover(name, nodes)
+    if isinstance(owner, Sum):
+        return (size,)
+    widths = {node.parameter_shape[-1] for node in nodes}
+    if len(widths) > 1:
+        raise StructureError(
+            f"parameter {name!r} holds rows of inputs with {sorted(widths)} categories; "
+            f"expected one number of categories"
+        )
+    return (size, widths.pop())
+
+
+def _rows(nodes: Sequence[Input | Sum]) -> tuple[int, ...] | None:
+    if not isinstance(nodes[0], Sum) or not isinstance(nodes[0].parameter, Part):
+        return None
+    parts = {node.parameter.start: node for node in nodes if isinstance(node.parameter, Part)}
+    return tuple(
+        node.parameter_shape[-1]
+        for _, node in sorted(parts.items(), key=lambda item: item[0])
+        for _ in range(node.num_units)
+    )
+
+
+def _check_cover(name: str, nodes: Sequence[Input | Sum]) -> int:
+    """Checks that parts are the same or apart and leave no gap; the parameter's size."""
+    found: dict[int, Input | Sum] = {}
+    for node in nodes:
+        assert isinstance(node.parameter, Part)
+        other = found.setdefault(node.parameter.start, node)
+        if _tie_key(other) != _tie_key(node):
+            raise StructureError(
+                f"parameter {name!r}: {_title(other)} and {_title(node)} start at the same place "
+                f"with shapes {other.parameter_shape} and {node.parameter_shape}"
+            )
+    end = 0
+    for start, node in sorted(found.items(), key=lambda item: item[0]):
+        if start != end:
+            what = "overlaps the part before it" if start < end else "leaves a gap"
+            raise StructureError(
+                f"parameter {name!r}: the part of {_title(node)} starts at {start} and {what}; "
+                f"expected {end}"
+            )
+        shape = node.parameter_shape
+        end += math.prod(shape) if isinstance(node, Sum) else shape[0]
+    return end
 
 
 def _tie_key(node: Input | Sum) -> tuple[object, ...]:
@@ -367,6 +499,31 @@ def _check_string(node: object, what: str, value: object) -> None:
     if value is not None and (not isinstance(value, str) or not value):
         kind = type(node).__name__
         raise StructureError(f"{kind}: {what} must be a non-empty string or None, found {value!r}")
+
+
+def _check_parameter(node: object, value: object, *, allowed: bool) -> None:
+    if not isinstance(value, Part):
+        _check_string(node, "parameter", value)
+    if value is not None and not allowed:
+        raise StructureError(
+            f"{type(node).__name__}{_named(node)}: it has no weights of its own, so it cannot have "
+            f"the parameter {value!r}"
+        )
+
+
+def _check_supports(node: Input, supports: tuple[tuple[int, ...], ...]) -> None:
+    if len(supports) != node.num_units:
+        raise StructureError(
+            f"{node!r}: expected one support for each of {node.num_units} units; "
+            f"found {len(supports)}"
+        )
+    for unit, support in enumerate(supports):
+        for category in support:
+            if not isinstance(category, int) or not 0 <= category < node.num_categories:
+                raise StructureError(
+                    f"{node!r}: support of unit {unit} holds {category!r}; expected categories "
+                    f"0 .. {node.num_categories - 1}"
+                )
 
 
 def _checked_children(node: object, children: tuple[AnyNode, ...]) -> tuple[AnyNode, ...]:

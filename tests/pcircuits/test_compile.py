@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 import pcircuits as pc
-from pcircuits.compile.plan import InputLayer, Operand, SumLayer
+from pcircuits.compile.plan import InputLayer, Operand, SegmentLayer, SumLayer
 from pcircuits.errors import CompileError
 from tests.support.circuits import circuits
 
@@ -36,7 +36,10 @@ def test_operands_read_the_children_of_each_node_in_order(circuit: pc.Circuit) -
         if isinstance(layer, InputLayer):
             assert layer.variables[fold] == node.variable
             continue
-        reads = [_places(operand)[fold] for operand in layer.operands]
+        if isinstance(layer, SegmentLayer):
+            reads = [_places(layer.operands[0])[e] for e in np.flatnonzero(layer.nodes == fold)]
+        else:
+            reads = [_places(operand)[fold] for operand in layer.operands]
         assert reads == [place[child] for child in node.children]
         assert all(below < i for below, _ in reads)
 

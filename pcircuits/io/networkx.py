@@ -1,0 +1,220 @@
+"""Circuits as `networkx` graphs of single sum, product and input nodes, and back.
+
+A node of the graph has the attribute `kind`: "sum", "product" or "input". Edges lead from a node to
+its children, those of a sum with the attribute `weight`. An input has `variable` and either
+`probabilities`, one a category, or `support`, the categories on which it is 1, with
+`num_categories`. Children are taken in the order in which their edges were added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from pcircuits.errors import FormatError
+from pcircuits.io.scalars import ScalarBuilder
+from pcircuits.parameters import WeightedCircuit
+from pcircuits.structure.nodes import (
+    AnyNode,
+    Circuit,
+    Input,
+    KroneckerProduct,
+    Part,
+    Product,
+    Sum,
+)
+
+
+def weighted_from_networkx(graph: nx.DiGraph) -> WeightedCircuit:
+    """Reads a circuit and its weights from a graph.
+
+    Nodes become nodes of one unit under their own names (`str` of them); equal depths are folded
+    when the circuit is compiled, whatever their numbers of children. All weights of sums together
+    are one parameter and all input rows of one number of categories another. A sum none of whose
+    edges has a weight is a plain sum: all of its weights are 1.
+
+    Args:
+        graph: A directed acyclic graph with one node that nothing leads to, the root.
+
+    Returns:
+        The circuit and its log-weights in float64, as given: they need not be normalised.
+
+    Raises:
+        FormatError: If the graph has a cycle or several roots, or an attribute is missing or of
+            a wrong form.
+        StructureError: If the circuit is not smooth or not decomposable.
+    """
+    if not isinstance(graph, nx.DiGraph) or graph.is_multigraph() or not len(graph):
+        raise FormatError(f"expected a networkx DiGraph with nodes; found {graph!r}")
+    roots = [node for node, degree in graph.in_degree() if degree == 0]
+    try:
+        order = list(nx.topological_sort(graph))
+    except nx.NetworkXUnfeasible as error:
+        cycle = [edge[0] for edge in nx.find_cycle(graph)]
+        raise FormatError(f"a circuit has no cycle; found {cycle}") from error
+    if len(roots) != 1:
+        raise FormatError(f"expected one node that no edge leads to, the root; found {roots[:8]}")
+    builder, made = ScalarBuilder(), dict[Hashable, int]()
+    for node in reversed(order):
+        made[node] = _add(builder, graph, node, made)
+    return builder.build(made[roots[0]])
+
+
+def from_networkx(graph: nx.DiGraph) -> Circuit:
+    """The circuit of a graph, without its weights; see `weighted_from_networkx`."""
+    return weighted_from_networkx(graph).circuit
+
+
+def to_networkx(
+    circuit: Circuit | WeightedCircuit, log_weights: Mapping[str, Tensor] | None = None
+) -> nx.DiGraph:
+    """Writes a circuit as a graph of single units, in the form that `from_networkx` reads.
+
+    Unit k of the node `name` becomes the node `name`, or `name[k]` if there are several. Edges of
+    a sum whose weight is zero are left out. Parallel edges (a child twice) are not representable.
+
+    Args:
+        circuit: The circuit, or one with its weights.
+        log_weights: Name -> log-weights. Without any, sums have no `weight` and inputs that are
+            not indicators have equal `probabilities`.
+
+    Returns:
+        A directed acyclic graph.
+
+    Raises:
+        FormatError: If a sum or product has the same unit of a child twice, or a unit has no
+            child left.
+    """
+    if isinstance(circuit, WeightedCircuit):
+        circuit, log_weights = circuit.circuit, circuit.log_weights
+    graph = nx.DiGraph()
+    for node in circuit.nodes:
+        weights = _weights(circuit, node, log_weights)
+        for unit in range(node.num_units):
+            name = _unit_name(circuit, node, unit)
+            graph.add_node(name, **_attributes(node, unit, weights))
+            if not isinstance(node, Input):
+                _add_edges(graph, circuit, node, unit, weights)
+    root = _unit_name(circuit, circuit.root, 0)
+    reached = nx.descendants(graph, root) | {root}
+    graph.remove_nodes_from([name for name in list(graph) if name not in reached])
+    return graph
+
+
+def _add(
+    builder: ScalarBuilder, graph: nx.DiGraph, node: Hashable, made: Mapping[Hashable, int]
+) -> int:
+    attributes = graph.nodes[node]
+    kind, name = attributes.get("kind"), str(node)
+    if kind == "input":
+        return _add_input(builder, node, attributes)
+    edges = graph.adj[node]
+    children = [made[child] for child in edges]
+    if not children:
+        raise FormatError(f"node {node!r} of kind {kind!r} has no children; only inputs have none")
+    if kind == "product":
+        return builder.add_product(children, name=name)
+    if kind == "sum":
+        return builder.add_sum(children, _edge_log_weights(node, edges), name=name)
+    raise FormatError(f"node {node!r}: kind must be 'sum', 'product' or 'input'; found {kind!r}")
+
+
+def _add_input(builder: ScalarBuilder, node: Hashable, attributes: Mapping[str, Any]) -> int:
+    variable = attributes.get("variable")
+    if not isinstance(variable, int) or variable < 0:
+        raise FormatError(f"input {node!r}: variable must be an integer >= 0; found {variable!r}")
+    if attributes.get("support") is not None:
+        size = attributes.get("num_categories")
+        if not isinstance(size, int):
+            raise FormatError(f"input {node!r} has a support; expected num_categories beside it")
+        return builder.add_indicator(variable, attributes["support"], size, name=str(node))
+    found = attributes.get("probabilities")
+    if found is None or len(found) == 0:
+        raise FormatError(f"input {node!r} has neither `probabilities` nor `support`")
+    return builder.add_input(variable, [_log(node, p) for p in found], name=str(node))
+
+
+def _edge_log_weights(node: Hashable, edges: Mapping[Hashable, Any]) -> list[float] | None:
+    weights = [attributes.get("weight") for attributes in edges.values()]
+    if all(weight is None for weight in weights):
+        return None
+    if any(weight is None for weight in weights):
+        raise FormatError(f"sum {node!r}: some of its edges have a weight, others not")
+    return [_log(node, weight) for weight in weights]
+
+
+def _log(node: Hashable, number: Any) -> float:
+    if not 0 <= number < math.inf:
+        raise FormatError(f"node {node!r}: expected weights >= 0; found {number!r}")
+    return math.log(number) if number > 0 else -math.inf
+
+
+def _unit_name(circuit: Circuit, node: AnyNode, unit: int) -> str:
+    name = circuit.node_names[node]
+    return name if node.num_units == 1 else f"{name}[{unit}]"
+
+
+def _weights(
+    circuit: Circuit, node: AnyNode, log_weights: Mapping[str, Tensor] | None
+) -> list[list[float]] | None:
+    """(K, C or V) weights of a node's units; None where it has none, or none are given."""
+    if not isinstance(node, (Input, Sum)) or not node.has_parameter or log_weights is None:
+        return None
+    tensor = log_weights[circuit.parameter_names[node]]
+    if isinstance(node.parameter, Part):
+        rows = node.num_units if isinstance(node, Input) else math.prod(node.parameter_shape)
+        tensor = tensor[node.parameter.start : node.parameter.start + rows]
+    linear: list[list[float]] = torch.exp(tensor.detach()).view(node.num_units, -1).tolist()
+    return linear
+
+
+def _attributes(node: AnyNode, unit: int, weights: list[list[float]] | None) -> dict[str, Any]:
+    if not isinstance(node, Input):
+        return {"kind": "sum" if isinstance(node, Sum) else "product"}
+    found = {"kind": "input", "variable": node.variable, "num_categories": node.num_categories}
+    if node.supports is not None:
+        return found | {"support": node.supports[unit]}
+    equal = [1.0 / node.num_categories] * node.num_categories
+    return found | {"probabilities": equal if weights is None else weights[unit]}
+
+
+def _add_edges(
+    graph: nx.DiGraph,
+    circuit: Circuit,
+    node: Product | KroneckerProduct | Sum,
+    unit: int,
+    weights: list[list[float]] | None,
+) -> None:
+    name = _unit_name(circuit, node, unit)
+    row = None if weights is None else weights[unit]
+    for slot, (child, below) in enumerate(_children(node, unit)):
+        if row is not None and row[slot] == 0:
+            continue
+        target = _unit_name(circuit, child, below)
+        if graph.has_edge(name, target):
+            raise FormatError(f"node {name!r} has the child {target!r} twice")
+        graph.add_edge(name, target, **({} if row is None else {"weight": row[slot]}))
+    if graph.out_degree(name) == 0:
+        raise FormatError(f"all weights of {name!r} are zero: prune the circuit first")
+
+
+def _children(node: Product | KroneckerProduct | Sum, unit: int) -> list[tuple[AnyNode, int]]:
+    """Children's units that one unit reads, in the order of its weights."""
+    match node:
+        case Product():
+            return [(child, unit) for child in node.children]
+        case KroneckerProduct():
+            units, rest = [], unit
+            for child in reversed(node.children):
+                rest, own = divmod(rest, child.num_units)
+                units.append(own)
+            return list(zip(node.children, reversed(units), strict=True))
+        case Sum(mixing=True):
+            return [(child, unit if child.num_units > 1 else 0) for child in node.children]
+        case Sum():
+            return [(child, k) for child in node.children for k in range(child.num_units)]
