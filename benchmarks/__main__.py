@@ -1,4 +1,4 @@
-"""`python -m benchmarks execution|decoding-step [--out FILE]`, from the repository root."""
+"""`python -m benchmarks NAME [--out FILE]`, from the repository root; `--help` lists the names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from benchmarks.cases import StepSizes
 from benchmarks.decoding_step import run_decoding_step
 from benchmarks.execution import WrongResultError, run_execution
 from benchmarks.report import markdown, write_report
+from benchmarks.scalar_graph import GraphSizes, run_scalar_graph
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.benchmark == "execution":
             report = run_execution(device=device, rounds=options.rounds)
+        elif options.benchmark == "scalar-graph":
+            report = run_scalar_graph(GraphSizes(), rounds=options.rounds)
         else:
             report = run_decoding_step(StepSizes(), device=device, rounds=options.rounds)
     except WrongResultError as error:
@@ -42,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="benchmark", required=True)
     for name, threads, rounds, description in (
         ("execution", 1, 60, "log-likelihood with its backward pass against plain PyTorch"),
+        ("scalar-graph", 2, 9, "an irregular networkx graph of 100,000 nodes (CPU)"),
         ("decoding-step", 2, 5, "log Z, marginals and a sample at full vocabulary"),
     ):
         command = commands.add_parser(name, help=description, description=description)

@@ -25,7 +25,12 @@ def write_report(path: Path, report: Report) -> None:
 
 def markdown(report: Report) -> str:
     """The report as Markdown."""
-    table = _execution if report["benchmark"] == "execution" else _decoding_step
+    tables = {
+        "execution": _execution,
+        "decoding-step": _decoding_step,
+        "scalar-graph": _scalar_graph,
+    }
+    table = tables[report["benchmark"]]
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
     return f"# {report['benchmark']}\n\n{table(report)}\n\nMachine: {machine}.\n"
 
@@ -75,6 +80,21 @@ def _decoding_step(report: Report) -> str:
             f"Peaks are above what was in use before the call; one states-by-categories table "
             f"takes {_megabytes(report['states_times_categories_bytes'])} MB. Memory: {memory}. "
             f"A form's first calls prepare tables that stay.",
+        )
+    )
+
+
+def _scalar_graph(report: Report) -> str:
+    rows = (
+        (name, *(_milliseconds(found[key]) for key in ("median", "lower", "upper")))
+        for name, found in report["seconds"].items()
+    )
+    return "\n\n".join(
+        (
+            f"{report['nodes']:,} nodes, {report['edges']:,} edges, {report['layers']} layers, "
+            f"batch {report['batch_size']}; from graph to plan {report['compile_seconds']:.1f} s.",
+            _table(("pass", "median ms", "1st quartile", "3rd quartile"), rows),
+            f"Largest error against float64: {report['error']:.1e} of the value.",
         )
     )
 

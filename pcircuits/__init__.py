@@ -6,6 +6,7 @@ from pcircuits.compile.plan import Cost, Plan
 from pcircuits.execute.api import forward
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import PreparedParameters, prepare
+from pcircuits.io.networkx import from_networkx, to_networkx, weighted_from_networkx
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.learning.contexts import context_hmm
 from pcircuits.learning.em import EMSettings, EMState, em_step, fit_em
@@ -16,6 +17,7 @@ from pcircuits.module import CircuitModel, load
 from pcircuits.parameters import WeightedCircuit, normalise_parameter, random_parameters
 from pcircuits.structure import families
 from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.region_graph import RegionGraph, RegionGraphBuilder
 from pcircuits.structure.scope import Scope
 from pcircuits.validate import Properties, validate
 
@@ -35,6 +37,8 @@ __all__ = [
     "Product",
     "Properties",
     "Record",
+    "RegionGraph",
+    "RegionGraphBuilder",
     "Scope",
     "Sum",
     "WeightedCircuit",
@@ -47,6 +51,7 @@ __all__ = [
     "fit_gradient",
     "flows",
     "forward",
+    "from_networkx",
     "load",
     "normalise_parameter",
     "prepare",
@@ -54,5 +59,7 @@ __all__ = [
     "random_parameters",
     "structure_from_json",
     "structure_to_json",
+    "to_networkx",
     "validate",
+    "weighted_from_networkx",
 ]

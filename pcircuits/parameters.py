@@ -78,14 +78,15 @@ def normalise_parameter(plan: Plan, name: str, log_weights: Tensor) -> Tensor:
     Returns:
         Normalised log-weights of the same shape.
     """
-    if plan.parameter_rows[name] is None:
-        return log_weights.log_softmax(-1)
+    rows = plan.parameter_rows[name]
+    if isinstance(rows, int):
+        return _pieces(log_weights, rows).log_softmax(-1).flatten(-2)
     top = row_maxima(plan, name, log_weights.detach()).clamp_min(torch.finfo(log_weights.dtype).min)
     return log_weights - top - row_totals(plan, name, (log_weights - top).exp()).log()
 
 
 def row_totals(plan: Plan, name: str, numbers: Tensor) -> Tensor:
-    """Sum of each distribution's numbers, broadcast to or repeated for all of its entries.
+    """Sum of each distribution's numbers, repeated for all of its entries.
 
     Args:
         plan: The compiled circuit.
@@ -93,32 +94,31 @@ def row_totals(plan: Plan, name: str, numbers: Tensor) -> Tensor:
         numbers: Numbers of its shape, or with batch axes in front.
 
     Returns:
-        Sums that can be subtracted from or divide `numbers`.
+        Sums of the shape of `numbers`.
     """
-    rows = _row_index(plan, name, numbers.device)
-    if rows is None:
-        return numbers.sum(-1, keepdim=True)
+    rows = plan.parameter_rows[name]
+    if isinstance(rows, int):
+        shaped = _pieces(numbers, rows)
+        return shaped.sum(-1, keepdim=True).expand_as(shaped).flatten(-2)
+    index = torch.as_tensor(rows, device=numbers.device)
     totals = numbers.new_zeros(*numbers.shape[:-1], int(rows[-1]) + 1)
-    return totals.index_add(-1, rows, numbers)[..., rows]
+    return totals.index_add(-1, index, numbers)[..., index]
 
 
 def row_maxima(plan: Plan, name: str, numbers: Tensor) -> Tensor:
     """Largest of each distribution's numbers, as `row_totals` their sum."""
-    rows = _row_index(plan, name, numbers.device)
-    if rows is None:
-        return numbers.amax(-1, keepdim=True)
-    top = numbers.new_full((*numbers.shape[:-1], int(rows[-1]) + 1), -torch.inf)
-    return top.scatter_reduce(-1, rows.expand_as(numbers), numbers, "amax")[..., rows]
-
-
-def row_sizes(plan: Plan, name: str) -> Tensor:
-    """Number of entries of each distribution, as `row_totals` their sum."""
-    return row_totals(plan, name, torch.ones(plan.parameter_shapes[name], dtype=torch.float64))
-
-
-def _row_index(plan: Plan, name: str, device: torch.device) -> Tensor | None:
     rows = plan.parameter_rows[name]
-    return None if rows is None else torch.as_tensor(rows, device=device)
+    if isinstance(rows, int):
+        shaped = _pieces(numbers, rows)
+        return shaped.amax(-1, keepdim=True).expand_as(shaped).flatten(-2)
+    index = torch.as_tensor(rows, device=numbers.device)
+    top = numbers.new_full((*numbers.shape[:-1], int(rows[-1]) + 1), -torch.inf)
+    return top.scatter_reduce(-1, index.expand_as(numbers), numbers, "amax")[..., index]
+
+
+def _pieces(numbers: Tensor, length: int) -> Tensor:
+    """The last axis cut into pieces of one length."""
+    return numbers.reshape(*numbers.shape[:-1], -1, length)
 
 
 def log_of_probabilities(plan: Plan, name: str, probabilities: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def log_of_probabilities(plan: Plan, name: str, probabilities: Tensor) -> Tensor
         where = (~(probabilities >= 0)).nonzero()[0].tolist()
         found = float(probabilities[tuple(where)])
         raise ParameterError(f"parameter {name!r}{where} is {found}; expected a probability >= 0")
-    sums = row_totals(plan, name, probabilities).expand(expected)
+    sums = row_totals(plan, name, probabilities)
     if not bool(((sums - 1).abs() < 1e-4).all()):
         worst = int((sums - 1).abs().argmax())
         row = _row_of(plan, name, worst)
@@ -164,7 +164,7 @@ def check_log_weights(plan: Plan, parameters: Mapping[str, Tensor]) -> None:
     """
     for name in plan.parameter_shapes:
         tensor = parameters[name]
-        top = row_maxima(plan, name, tensor).expand(tensor.shape)  # NaN wherever the row has one
+        top = row_maxima(plan, name, tensor)  # NaN wherever the row has one
         wrong = ~torch.isfinite(top)
         if bool(wrong.any()):
             first = int(wrong.flatten().nonzero()[0])
@@ -176,4 +176,4 @@ def check_log_weights(plan: Plan, parameters: Mapping[str, Tensor]) -> None:
 
 def _row_of(plan: Plan, name: str, entry: int) -> int:
     rows = plan.parameter_rows[name]
-    return entry // plan.parameter_shapes[name][-1] if rows is None else int(rows[entry])
+    return entry // rows if isinstance(rows, int) else int(rows[entry])

@@ -23,10 +23,13 @@ RANKS: dict[str, dict[str, int]] = {
         "parameters": 4,
         "execute": 5,
         "queries": 6,
-        "learning": 7,
-        "io": 7,
-        "module": 8,
-        "__init__": 9,
+        "operators": 7,
+        "learning": 8,
+        "io": 8,
+        "module": 9,
+        "viz": 10,
+        "cli": 11,
+        "__init__": 12,
     },
     "codd": {
         "errors": 0,
@@ -79,7 +82,7 @@ def rank_violations(root: Path) -> Iterator[str]:
 def _may_import(source: SourceModule, target: SourceModule, ranks: Mapping[str, int]) -> bool:
     if source.unit == target.unit:
         return True
-    source_rank, target_rank = ranks.get(source.unit, -1), ranks.get(target.unit, 10)
+    source_rank, target_rank = ranks.get(source.unit, -1), ranks.get(target.unit, len(ranks))
     if source_rank == target_rank and _is_file(source) and _is_file(target):
         order = list(ranks)
         return order.index(target.unit) < order.index(source.unit)
@@ -209,7 +212,7 @@ PLANTED: tuple[tuple[Callable[[Path], Iterator[str]], str, str, str], ...] = (
     (unknown_units, "codd/helpers/text.py", "", "codd/helpers has no rank"),
     (rank_violations, "pcircuits/errors.py", "import pcircuits.structure.nodes", "errors (rank 0)"),
     (rank_violations, "pcircuits/structure/nodes.py", "from ..execute import eager", "rank 5"),
-    (rank_violations, "pcircuits/structure/nodes.py", "from pcircuits import Sum", "rank 9"),
+    (rank_violations, "pcircuits/structure/nodes.py", "from pcircuits import Sum", "rank 12"),
     (
         rank_violations,
         "codd/errors.py",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -40,27 +41,34 @@ def compile_circuit(circuit: Circuit) -> Plan:
         raise CompileError(f"expected a Circuit, found {type(circuit).__name__}")
     places: dict[AnyNode, Place] = {}
     layers: list[Layer] = []
+    references = _References(circuit)
     for group in fold(circuit):
         ordered = sorted(group, key=lambda node: [places[child] for child in node.children])
-        layers.append(_layer(circuit, ordered, places))
+        layers.append(_layer(references, ordered, places))
         places.update({node: (len(layers) - 1, i) for i, node in enumerate(ordered)})
-    rows = {
-        name: None if lengths is None else np.repeat(np.arange(len(lengths)), lengths)
-        for name, lengths in circuit.parameter_rows.items()
-    }
+    rows = {name: _rows(circuit, name) for name in circuit.parameter_shapes}
     named = {circuit.node_names[node]: place for node, place in places.items()}
     return Plan(circuit, tuple(layers), circuit.parameter_shapes, rows, named)
 
 
-def _layer(circuit: Circuit, nodes: list[AnyNode], places: dict[AnyNode, Place]) -> Layer:
+def _rows(circuit: Circuit, name: str) -> int | np.ndarray:
+    lengths = circuit.parameter_rows[name]
+    if lengths is None:
+        return circuit.parameter_shapes[name][-1]
+    if len(set(lengths)) == 1:
+        return lengths[0]
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _layer(references: _References, nodes: list[AnyNode], places: dict[AnyNode, Place]) -> Layer:
     first = nodes[0]
     if isinstance(first, Input):
         inputs = [node for node in nodes if isinstance(node, Input)]
         variables = np.array([node.variable for node in inputs])
-        weights = _input_weights(circuit, inputs)
+        weights = references.of_inputs(inputs)
         return InputLayer(variables, first.num_units, first.num_categories, weights)
     if is_segmented(nodes):
-        return _segment_layer(circuit, nodes, places)
+        return _segment_layer(references, nodes, places)
     operands = tuple(
         operand([places[node.children[slot]] for node in nodes])
         for slot in range(len(first.children))
@@ -68,15 +76,30 @@ def _layer(circuit: Circuit, nodes: list[AnyNode], places: dict[AnyNode, Place])
     sizes = tuple(child.num_units for child in first.children)
     if isinstance(first, Sum):
         sums = [node for node in nodes if isinstance(node, Sum)]
+        weights = references.of_sums(sums)
         # A mixture of single units is a product with a vector.
-        kind = MixingLayer if first.mixing and first.num_units > 1 else SumLayer
-        return kind(operands, sizes, first.num_units, _sum_weights(circuit, sums))
+        if not first.mixing or first.num_units == 1:
+            return SumLayer(operands, sizes, first.num_units, weights)
+        size = _group_size([node.children for node in nodes])
+        heads = nodes[::size]
+        grouped = tuple(
+            operand([places[node.children[slot]] for node in heads]) for slot in range(len(sizes))
+        )
+        return MixingLayer(operands, sizes, first.num_units, weights, size, grouped)
     if isinstance(first, KroneckerProduct):
         return KroneckerLayer(operands, sizes, first.num_units)
     return ProductLayer(operands, first.num_units)
 
 
-def _segment_layer(circuit: Circuit, nodes: list[AnyNode], places: dict[AnyNode, Place]) -> Layer:
+def _group_size(children: Sequence[tuple[AnyNode, ...]]) -> int:
+    """Largest H such that each H consecutive nodes, from the first on, have the same children."""
+    lengths = [len(list(group)) for _, group in itertools.groupby(children)]
+    return math.gcd(*lengths)
+
+
+def _segment_layer(
+    references: _References, nodes: list[AnyNode], places: dict[AnyNode, Place]
+) -> Layer:
     counts = np.array([len(node.children) for node in nodes])
     owners = np.repeat(np.arange(len(nodes)), counts)
     ranks = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -85,62 +108,98 @@ def _segment_layer(circuit: Circuit, nodes: list[AnyNode], places: dict[AnyNode,
     sums = [node for node in nodes if isinstance(node, Sum)]
     if not sums:
         return SegmentProductLayer(operands, owners, ranks, len(nodes), units)
-    weights = _edge_weights(circuit, sums)
+    weights = references.of_edges(sums)
     return SegmentSumLayer(operands, owners, ranks, len(nodes), units, weights)
 
 
-def _input_weights(circuit: Circuit, nodes: Sequence[Input]) -> WeightReference:
-    first = nodes[0]
-    if first.supports is not None:
-        # One table where all are equal.
-        distinct = nodes[:1] if len({node.supports for node in nodes}) == 1 else nodes
-        table = np.full((len(distinct), first.num_units, first.num_categories), -np.inf)
-        for fold, node in enumerate(distinct):
-            for unit, support in enumerate(node.supports or ()):
-                table[fold, unit, list(support)] = 0.0
-        return WeightReference((), constant=table)
-    if isinstance(first.parameter, Part):
-        starts = np.array([_start(node) for node in nodes])
-        positions = starts[:, None] + np.arange(first.num_units)
-        return WeightReference((circuit.parameter_names[first],), positions)
-    return _whole(circuit, nodes)
+class _References:
+    """Makes weight references, the same one for the same weights."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._names = circuit.parameter_names
+        self._made: dict[Hashable, WeightReference] = {}
+
+    def of_inputs(self, nodes: Sequence[Input]) -> WeightReference:
+        """Weights of inputs: constant tables, parts of a table or whole ones."""
+        first = nodes[0]
+        if first.supports is not None:
+            supports = tuple(node.supports for node in nodes)
+            # One table where all are equal.
+            distinct = supports[:1] if len(set(supports)) == 1 else supports
+            key = (distinct, first.num_categories)
+            return self._once(key, lambda: _indicators(distinct, first.num_categories))
+        if not isinstance(first.parameter, Part):
+            return self._whole(nodes)
+        rows = np.arange(first.num_units)
+        return self._parts([self._names[first]], [_start(node) + rows for node in nodes])
+
+    def of_sums(self, nodes: Sequence[Sum]) -> WeightReference:
+        """Weights of sums with equally many children."""
+        first = nodes[0]
+        shape = (first.num_units, first.num_inputs)
+        if not first.weighted:
+            return self._once(shape, lambda: WeightReference((), constant=np.zeros((1, *shape))))
+        if not isinstance(first.parameter, Part):
+            return self._whole(nodes)
+        numbers = np.arange(math.prod(shape)).reshape(shape)
+        return self._parts([self._names[first]], [_start(node) + numbers for node in nodes])
+
+    def of_edges(self, nodes: Sequence[Sum]) -> WeightReference:
+        """Weights of sums with unequal numbers of children, a row of K numbers an edge."""
+        first = nodes[0]
+        if not first.weighted:
+            shape = (sum(len(node.children) for node in nodes), first.num_units)
+            return WeightReference((), constant=np.zeros(shape))
+        if isinstance(first.parameter, Part):
+            names, starts = [self._names[first]], [_start(node) for node in nodes]
+        else:
+            names = [self._names[node] for node in nodes]
+            sizes = [math.prod(node.parameter_shape) for node in nodes]
+            starts = [int(end) - size for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
+        blocks = [
+            start + np.arange(node.num_units * node.num_inputs).reshape(node.num_units, -1).T
+            for start, node in zip(starts, nodes, strict=True)
+        ]
+        positions = np.concatenate(blocks)
+        return WeightReference(tuple(names), _span(positions), positions.shape)
+
+    def _whole(self, nodes: Sequence[Input | Sum]) -> WeightReference:
+        names = tuple(dict.fromkeys(self._names[node] for node in nodes))
+        return self._once(names, lambda: WeightReference(names))
+
+    def _parts(self, names: Sequence[str], blocks: Sequence[np.ndarray]) -> WeightReference:
+        starts = tuple(int(block.flat[0]) for block in blocks)
+        key = (*names, starts, blocks[0].shape)
+
+        def make() -> WeightReference:
+            positions = np.stack(blocks)
+            return WeightReference(tuple(names), _span(positions), positions.shape)
+
+        return self._once(key, make)
+
+    def _once(self, key: Hashable, make: Callable[[], WeightReference]) -> WeightReference:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
-def _sum_weights(circuit: Circuit, nodes: Sequence[Sum]) -> WeightReference:
-    first = nodes[0]
-    shape = (first.num_units, first.num_inputs)
-    if not first.weighted:
-        return WeightReference((), constant=np.zeros((1, *shape)))
-    if isinstance(first.parameter, Part):
-        starts = np.array([_start(node) for node in nodes])
-        positions = starts[:, None, None] + np.arange(math.prod(shape)).reshape(shape)
-        return WeightReference((circuit.parameter_names[first],), positions)
-    return _whole(circuit, nodes)
+def _indicators(
+    supports: Sequence[tuple[tuple[int, ...], ...] | None], num_categories: int
+) -> WeightReference:
+    units = len(supports[0] or ())
+    table = np.full((len(supports), units, num_categories), -np.inf)
+    for place, own in enumerate(supports):
+        for unit, support in enumerate(own or ()):
+            table[place, unit, list(support)] = 0.0
+    return WeightReference((), constant=table)
 
 
-def _edge_weights(circuit: Circuit, nodes: Sequence[Sum]) -> WeightReference:
-    """Weights of sums with unequal numbers of children, one row of K numbers an edge."""
-    first = nodes[0]
-    if not first.weighted:
-        edges = sum(len(node.children) for node in nodes)
-        return WeightReference((), constant=np.zeros((edges, first.num_units)))
-    if isinstance(first.parameter, Part):
-        names: tuple[str, ...] = (circuit.parameter_names[first],)
-        starts = [_start(node) for node in nodes]
-    else:
-        names = tuple(circuit.parameter_names[node] for node in nodes)
-        sizes = [math.prod(node.parameter_shape) for node in nodes]
-        starts = [int(end) - size for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
-    blocks = [
-        start + np.arange(node.num_units * node.num_inputs).reshape(node.num_units, -1).T
-        for start, node in zip(starts, nodes, strict=True)
-    ]
-    return WeightReference(names, np.concatenate(blocks))
-
-
-def _whole(circuit: Circuit, nodes: Sequence[Input | Sum]) -> WeightReference:
-    names = [circuit.parameter_names[node] for node in nodes]
-    return WeightReference(tuple(dict.fromkeys(names)))
+def _span(positions: np.ndarray) -> slice | np.ndarray:
+    """Consecutive positions as a slice, others flattened."""
+    flat = positions.reshape(-1)
+    if np.array_equal(flat, np.arange(flat[0], flat[0] + len(flat))):
+        return slice(int(flat[0]), int(flat[0]) + len(flat))
+    return flat
 
 
 def _start(node: Input | Sum) -> int:

@@ -44,18 +44,20 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class WeightReference:
-    """Where the weights of a layer are.
+    """Where the weights of a layer are. Layers with the same weights share one reference.
 
     Attributes:
         names: The parameters: one for all folds or one a fold; none where weights are constant.
-        positions: None where folds take whole parameters. Else the places of their numbers in the
-            flattened parameters, one after the other: (F, K) rows of inputs, (F, K, C) numbers of
+        positions: None where folds take whole parameters. Else the places of their numbers (of
+            inputs: rows) in the flattened parameters, one after the other.
+        shape: What the numbers at the positions are: (F, K) rows of inputs, (F, K, C) numbers of
             sums, (E, K) numbers of a segment sum's edges.
         constant: (1 or F, K, C) log-weights that no parameter holds; (E, K) of a segment sum.
     """
 
     names: tuple[str, ...]
-    positions: np.ndarray | None = None
+    positions: slice | np.ndarray | None = None
+    shape: tuple[int, ...] = ()
     constant: np.ndarray | None = None
 
 
@@ -98,12 +100,23 @@ class SumLayer:
 
 @dataclass(frozen=True)
 class MixingLayer:
-    """F sums that mix unit k of every operand, one weight for each unit and operand."""
+    """F sums that mix unit k of every operand, one weight for each unit and operand.
+
+    Attributes:
+        operands: One operand for each child position.
+        sizes: Their numbers of units, K or 1.
+        num_units: Number of units K.
+        weights: The weights.
+        group_size: Number H of consecutive folds that read the same children, everywhere.
+        group_operands: The operands of the F / H groups.
+    """
 
     operands: tuple[Operand, ...]
     sizes: tuple[int, ...]
     num_units: int
     weights: WeightReference
+    group_size: int
+    group_operands: tuple[Operand, ...]
 
 
 @dataclass(frozen=True)
@@ -173,15 +186,16 @@ class Plan:
         circuit: The circuit that was compiled.
         layers: Layers, each after those it reads; the last one holds the root alone.
         parameter_shapes: Parameter name -> shape without batch dimension.
-        parameter_rows: Parameter name -> (E,) which distribution each number of a vector that
-            holds many belongs to; None where the rows (the last axis) are distributions.
+        parameter_rows: Parameter name -> length of its distributions, which lie one after the
+            other along the last axis; where lengths differ, (E,) which of them each number
+            belongs to.
         places: Node name -> (layer, fold).
     """
 
     circuit: Circuit
     layers: tuple[Layer, ...]
     parameter_shapes: Mapping[str, tuple[int, ...]]
-    parameter_rows: Mapping[str, np.ndarray | None]
+    parameter_rows: Mapping[str, int | np.ndarray]
     places: Mapping[str, tuple[int, int]]
 
     def __post_init__(self) -> None:

@@ -195,6 +195,8 @@ def _child_gradients(
             return _kronecker_gradients(layer.sizes, flow)
         case MixingLayer():
             assert isinstance(weights, Weights) and step is not None
+            if layer.group_size > 1:
+                return _group_gradients(layer, step, flow, weights, collector)
             return _mixing_gradients(layer, step, flow, weights, collector)
         case SegmentProductLayer():
             return [flow[node_index(layer, flow.device)]]
@@ -212,6 +214,14 @@ def _kronecker_gradients(sizes: Sequence[int], flow: Tensor) -> list[Tensor]:
 def _sum_gradients(
     layer: SumLayer, step: Step, flow: Tensor, weights: Weights, collector: WeightGradient | None
 ) -> Sequence[Tensor]:
+    gradient = _dense_gradient(step, flow, weights, collector)
+    return [gradient] if len(layer.sizes) == 1 else gradient.split(list(layer.sizes), dim=-1)
+
+
+def _dense_gradient(
+    step: Step, flow: Tensor, weights: Weights, collector: WeightGradient | None
+) -> Tensor:
+    """(F, B, K) gradient of what dense sums read."""
     # Dividing by the very totals of the forward pass conserves the flow: an exponential of the
     # values would carry their rounding errors, small beside thousands of nats and not beside one.
     if step.low is None:
@@ -223,7 +233,7 @@ def _sum_gradients(
         collector.add_pair(u, step.exponentials)
     if step.low is not None:
         _add_exact(gradient, step, flow, weights, collector)
-    return [gradient] if len(layer.sizes) == 1 else gradient.split(list(layer.sizes), dim=-1)
+    return gradient
 
 
 def _add_exact(
@@ -243,6 +253,28 @@ def _add_exact(
         if collector is not None:
             groups, examples = weights.log.shape[:2]
             collector.add_log((at[0] % groups, at[1] % examples, at[2]), share)
+
+
+def _group_gradients(
+    layer: MixingLayer,
+    step: Step,
+    flow: Tensor,
+    weights: Weights,
+    collector: WeightGradient | None,
+) -> list[Tensor]:
+    folds, size = len(flow), layer.group_size
+    grouped = weights.grouped(folds, size)
+    shaped = flow.unflatten(0, (-1, size)).permute(0, 3, 2, 1).flatten(0, 1)  # (G * K, B, H)
+    own = None if collector is None else WeightGradient(grouped)
+    gradient = _dense_gradient(step, shaped, grouped, own)  # (G * K, B, C)
+    if collector is not None and own is not None:
+        log = own.total().unflatten(0, (-1, layer.num_units)).permute(0, 3, 2, 1, 4).flatten(0, 1)
+        collector.add_log(None, log if len(weights.log) > 1 else log.sum(0, keepdim=True))
+    parts = gradient.unflatten(0, (-1, layer.num_units)).permute(3, 0, 2, 1)  # (C, G, B, K)
+    return [
+        part if units == layer.num_units else part.sum(-1, keepdim=True)
+        for part, units in zip(parts, layer.sizes, strict=True)
+    ]
 
 
 def _segment_gradient(

@@ -14,6 +14,7 @@ from pcircuits.compile.plan import (
     InnerLayer,
     InputLayer,
     KroneckerLayer,
+    Layer,
     MixingLayer,
     Operand,
     Plan,
@@ -80,7 +81,7 @@ def _schedule(plan: Plan) -> Schedule:
     folds, last, counts = plan.num_folds, dict[int, int](), [0] * len(plan.layers)
     reads = []
     for i, layer in enumerate(plan.layers):
-        operands = () if isinstance(layer, InputLayer) else layer.operands
+        operands = _operands(layer)
         reads.append(tuple(_read(operand, folds) for operand in operands))
         for source in (source for operand in operands for source in operand.sources):
             last[source.layer] = i
@@ -91,6 +92,13 @@ def _schedule(plan: Plan) -> Schedule:
     # Every fold is read by some layer, so as many reads as folds are one each.
     once = tuple(count == own for count, own in zip(counts, folds, strict=True))
     return Schedule(tuple(reads), tuple(map(tuple, finished)), folds, once)
+
+
+def _operands(layer: Layer) -> tuple[Operand, ...]:
+    """What a layer reads to be evaluated: of a mixing layer in groups each child once."""
+    if isinstance(layer, InputLayer):
+        return ()
+    return layer.group_operands if isinstance(layer, MixingLayer) else layer.operands
 
 
 def _read(operand: Operand, folds: Sequence[int]) -> Read:
@@ -159,6 +167,8 @@ def _inner_value(
             return kronecker(children), None
         case MixingLayer():
             assert isinstance(weights, Weights)
+            if layer.group_size > 1:
+                return _mix_groups(layer, children, weights, bounded)
             return _mix(mixing_terms(layer, children, weights))
         case SegmentProductLayer():
             return segment_sum(children[0], layer), None
@@ -208,6 +218,20 @@ def mixing_terms(layer: MixingLayer, children: Sequence[Tensor], weights: Weight
     """(F, B, K, C) log-terms of a mixing layer: child value plus its log-weight."""
     shape = (*children[0].shape[:2], layer.num_units)
     return torch.stack([child.expand(shape) for child in children], dim=-1) + weights.log
+
+
+def _mix_groups(
+    layer: MixingLayer, children: Sequence[Tensor], weights: Weights, bounded: bool
+) -> tuple[Tensor, Step]:
+    """Mixtures of the same children as one matrix product for each unit."""
+    groups, batch = children[0].shape[:2]
+    shape = (groups, batch, layer.num_units)
+    stacked = torch.stack([child.expand(shape) for child in children])  # (C, G, B, K)
+    x = stacked.permute(1, 3, 2, 0).flatten(0, 1)  # (G * K, B, C)
+    grouped = weights.grouped(groups * layer.group_size, layer.group_size)
+    value, step = log_product(x, grouped, bounded=bounded)
+    shaped = value.unflatten(0, (groups, -1))  # (G, K, B, H)
+    return shaped.permute(0, 3, 2, 1).flatten(0, 1), step
 
 
 def log_sum(terms: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,17 +94,14 @@ def prepare(
     # A circuit without parameters counts, which takes precision and little else.
     empty = torch.empty((), dtype=torch.float64, device=device)
     like = next(iter(parameters.values()), empty)
-    made: dict[Hashable, AnyWeights] = {}
+    made: dict[WeightReference, AnyWeights] = {}
     weights: dict[int, AnyWeights] = {}
     for i, layer in enumerate(plan.layers):
         if isinstance(layer, (ProductLayer, KroneckerLayer, SegmentProductLayer)):
             continue
-        reference = layer.weights
-        whole = bool(reference.names) and reference.positions is None
-        key: Hashable = reference.names if whole else id(reference)
-        if key not in made:
-            made[key] = _weights(plan, layer, parameters, like)
-        weights[i] = made[key]
+        if layer.weights not in made:
+            made[layer.weights] = _weights(plan, layer, parameters, like)
+        weights[i] = made[layer.weights]
     return PreparedParameters(plan, weights, batch_size, like.dtype)
 
 
@@ -120,11 +117,14 @@ def _weights(
         rows, columns = _table_shape(layer)
         return Weights(_stack(plan, parameters, reference, rows, columns))
     batched = _flattened(plan, parameters, reference.names, table=isinstance(layer, InputLayer))
-    positions = torch.as_tensor(reference.positions, device=like.device)
-    picked = _take(batched, positions)
-    if isinstance(layer, SegmentSumLayer):
-        return EdgeWeights(picked.movedim(0, 1))  # (E, A, K)
-    return Weights(picked.movedim(0, 1))  # (F, A, K, C or V)
+    if isinstance(reference.positions, slice):
+        picked = batched[:, reference.positions]
+    else:
+        positions = torch.as_tensor(reference.positions, device=like.device)
+        picked = batched.index_select(1, positions)
+    # (E, A, K) of edges; (F, A, K, C) of sums and (F, A, K, V) of inputs.
+    shaped = picked.reshape(len(batched), *reference.shape, *batched.shape[2:]).movedim(0, 1)
+    return EdgeWeights(shaped) if isinstance(layer, SegmentSumLayer) else Weights(shaped)
 
 
 def _flattened(
@@ -140,17 +140,6 @@ def _flattened(
         return parts[0]
     examples = max(part.shape[0] for part in parts)
     return torch.cat([part.expand(examples, -1) for part in parts], dim=1)
-
-
-def _take(batched: Tensor, positions: Tensor) -> Tensor:
-    """(A, *positions.shape, ...) entries of axis 1; a view where they are consecutive."""
-    flat = positions.flatten()
-    first = int(flat[0])
-    if bool((flat == torch.arange(first, first + len(flat), device=flat.device)).all()):
-        picked = batched[:, first : first + len(flat)]
-    else:
-        picked = batched.index_select(1, flat)
-    return picked.reshape(len(batched), *positions.shape, *batched.shape[2:])
 
 
 def _table_shape(layer: WeightedLayer) -> tuple[int, int]:

@@ -74,6 +74,25 @@ class Weights:
         """`factor` for the way down: (K, O) or (G, A, K, O), not copied."""
         return self.factor.transpose(-1, -2)
 
+    @cached_property
+    def _grouped(self) -> dict[int, Weights]:
+        return {}
+
+    def grouped(self, folds: int, size: int) -> Weights:
+        """Weights of mixtures in groups, as those of dense sums over what a group reads.
+
+        Args:
+            folds: Number of folds F.
+            size: Folds H of a group.
+
+        Returns:
+            Weights of F / H * K folds: of unit k of a group, from its C operands to its H folds.
+        """
+        if size not in self._grouped:
+            log = self.log.expand(folds, -1, -1, -1).unflatten(0, (-1, size))  # (G, H, A, K, C)
+            self._grouped[size] = Weights(log.permute(0, 3, 2, 1, 4).flatten(0, 1))
+        return self._grouped[size]
+
     @property
     def floor(self) -> float:
         """Shifted totals up to this may have lost terms to underflow and are recomputed."""

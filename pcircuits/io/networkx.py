@@ -91,7 +91,7 @@ def to_networkx(
             child left.
     """
     if isinstance(circuit, WeightedCircuit):
-        circuit, log_weights = circuit.circuit, circuit.log_weights
+        return to_networkx(circuit.circuit, circuit.log_weights)
     graph = nx.DiGraph()
     for node in circuit.nodes:
         weights = _weights(circuit, node, log_weights)

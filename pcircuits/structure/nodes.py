@@ -7,8 +7,9 @@ places makes a directed acyclic graph, giving the same `parameter` name to sever
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -82,7 +83,7 @@ class Input:
         _check_string(self, "name", self.name)
         _check_parameter(self, self.parameter, allowed=self.supports is None)
         if self.supports is not None:
-            supports = tuple(tuple(sorted(set(support))) for support in self.supports)
+            supports = tuple(_ascending(support) for support in self.supports)
             object.__setattr__(self, "supports", supports)
             _check_supports(self, supports)
 
@@ -509,6 +510,14 @@ def _check_parameter(node: object, value: object, *, allowed: bool) -> None:
             f"{type(node).__name__}{_named(node)}: it has no weights of its own, so it cannot have "
             f"the parameter {value!r}"
         )
+
+
+def _ascending(support: Iterable[int]) -> tuple[int, ...]:
+    """Sorted without repetition; a tuple that is already so is kept, and so may be shared."""
+    given = support if isinstance(support, tuple) else tuple(support)
+    if all(a < b for a, b in itertools.pairwise(given)):
+        return given
+    return tuple(sorted(set(given)))
 
 
 def _check_supports(node: Input, supports: tuple[tuple[int, ...], ...]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcircuits as pc
+from pcircuits.compile.plan import MixingLayer
 from pcircuits.errors import BackendError, EvidenceError, ParameterError
 from tests.support.circuits import (
     SEEDS,
@@ -765,3 +766,36 @@ def _scaled_forward_algorithm(linear: Mapping[str, np.ndarray], values: np.ndarr
         total += math.log(state.sum())
         state = state / state.sum()
     return total
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_mixtures_of_the_same_children_equal_the_reference(tied: bool, zeros: bool) -> None:
+    """Mixing sums in groups are matrix products; the oracle takes them one by one."""
+    inputs = [pc.Input(0, num_units=units, num_categories=3) for units in (4, 1, 4)]
+    others = [pc.Input(0, num_units=4, num_categories=3) for _ in range(3)]
+    sums = [
+        pc.Sum(*children, num_units=4, mixing=True, parameter="w" if tied else None)
+        for children in (inputs, inputs, others, others)
+    ]
+    circuit = pc.Circuit(pc.Sum(*sums, num_units=1))
+    plan = pc.compile_circuit(circuit)
+    assert [layer.group_size for layer in plan.layers if isinstance(layer, MixingLayer)] in (
+        [2, 2],  # operands of unequal sizes do not fold together
+        [2],
+    )
+    generator = torch.Generator().manual_seed(3)
+    parameters = {
+        name: random_log_weights(shape, generator, zeros=zeros, normalized=False).requires_grad_()
+        for name, shape in plan.parameter_shapes.items()
+    }
+    potentials = torch.randn(5, 1, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    leaves = [potentials, *parameters.values()]
+    weights = torch.randn(5, generator=generator, dtype=torch.float64)
+    evidence = pc.Evidence(log_potentials=potentials)
+    gradients = []
+    for impl in ("eager", "reference"):
+        value = pc.forward(plan, parameters, evidence, impl=impl)
+        gradients.append((value, *torch.autograd.grad(value @ weights, leaves)))
+    for own, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(own.detach(), other.detach(), rtol=1e-9, atol=1e-9)

@@ -85,12 +85,12 @@ def enumerate_worlds(
     """Visits every world of a small circuit for every example of the evidence or parameters.
 
     Args:
-        circuit: The circuit; the product of its numbers of categories should stay below 1,000.
+        circuit: The circuit; the product of its numbers of categories should stay below 5,000.
         parameters: Name -> log-weights, shared or with a batch dimension.
         evidence: The evidence.
     """
     worlds = np.array(list(itertools.product(*map(range, circuit.categories))))
-    shapes = {name: node.parameter_shape for node, name in circuit.parameter_names.items()}
+    shapes = circuit.parameter_shapes
     linear = {name: np.exp(tensor.detach().double().numpy()) for name, tensor in parameters.items()}
     batched = {name: array.ndim > len(shapes[name]) for name, array in linear.items()}
     batch = max(
@@ -121,19 +121,55 @@ def _world_weights(
 
     def own_value(node: object) -> Array:
         if isinstance(node, pc.Input):
-            return linear[circuit.parameter_names[node]][:, worlds[:, node.variable]].T
+            return _own_weight(circuit, linear, node)[:, worlds[:, node.variable]].T
         children = [value(child) for child in node.children]
         if isinstance(node, pc.Product):
             return np.prod(children, axis=0)
         if isinstance(node, pc.KroneckerProduct):
             units = itertools.product(*(child.T for child in children))
             return np.stack([np.prod(combination, axis=0) for combination in units], axis=1)
-        weight = linear[circuit.parameter_names[node]].reshape(node.num_units, -1)
+        weight = _own_weight(circuit, linear, node)
         if not node.mixing:
             return np.concatenate(children, axis=1) @ weight.T
         return sum(child * weight[:, i] for i, child in enumerate(children))
 
     return value(circuit.root)[:, 0]
+
+
+def _own_weight(circuit: pc.Circuit, linear: Mapping[str, Array], node: pc.Input | pc.Sum) -> Array:
+    """(K, C) weights of one node, wherever they are."""
+    if isinstance(node, pc.Input) and node.supports is not None:
+        categories = range(node.num_categories)
+        return np.array([[float(c in support) for c in categories] for support in node.supports])
+    if isinstance(node, pc.Sum) and not node.weighted:
+        return np.ones((node.num_units, node.num_inputs))
+    weight = linear[circuit.parameter_names[node]]
+    if not isinstance(node.parameter, pc.Part):
+        return weight.reshape(node.num_units, -1)
+    width = node.num_categories if isinstance(node, pc.Input) else node.num_inputs
+    start = node.parameter.start * (width if isinstance(node, pc.Input) else 1)
+    return weight.reshape(-1)[start : start + node.num_units * width].reshape(-1, width)
+
+
+def _input_table(circuit: pc.Circuit, node: pc.Input, linear: Mapping[str, Array]) -> Array:
+    """(K, V) an input's distributions, or its indicators."""
+    if node.supports is not None:
+        table = np.zeros(node.parameter_shape)
+        for unit, support in enumerate(node.supports):
+            table[unit, list(support)] = 1.0
+        return table
+    start = node.parameter.start if isinstance(node.parameter, pc.Part) else 0
+    return linear[circuit.parameter_names[node]][start : start + node.num_units]
+
+
+def _sum_table(circuit: pc.Circuit, node: pc.Sum, linear: Mapping[str, Array]) -> Array:
+    """(K, C) a sum's weights."""
+    shape = (node.num_units, node.num_inputs)
+    if not node.weighted:
+        return np.ones(shape)
+    start = node.parameter.start if isinstance(node.parameter, pc.Part) else 0
+    flat = linear[circuit.parameter_names[node]].reshape(-1)
+    return flat[start : start + shape[0] * shape[1]].reshape(shape)
 
 
 def _world_factors(

@@ -65,14 +65,20 @@ class _Evaluation(torch.autograd.Function):
         ctx: Any, plan: Plan, graph: Graph, weights: Mapping[int, AnyWeights], *tensors: Tensor
     ) -> Tensor:
         leaves, logs = _arrays(graph, tensors)
-        batch = leaves.shape[1]
-        values = np.empty((-(-batch // WIDTH), graph.num_nodes, WIDTH), leaves.dtype)
-        arguments = (leaves, graph.starts, graph.children, graph.places, logs, values)
-        _in_threads(lambda first, last: upward(*arguments, first, last), len(values))
+        tiles = -(-leaves.shape[1] // WIDTH)
+        keep = any(ctx.needs_input_grad)
+        values = np.empty((tiles if keep else 0, graph.num_nodes, WIDTH), leaves.dtype)
+        roots = np.empty(leaves.shape[1], leaves.dtype)
+
+        def run(first: int, last: int) -> None:
+            own = values if keep else np.empty((1, graph.num_nodes, WIDTH), leaves.dtype)
+            structure = (graph.starts, graph.children, graph.places, logs)
+            upward(leaves, *structure, own, roots, first, last)
+
+        _in_threads(run, tiles)
         ctx.plan, ctx.graph, ctx.weights, ctx.values = plan, graph, weights, values
         ctx.save_for_backward(*tensors)
-        root = values[:, -1].reshape(-1)[:batch]
-        return torch.from_numpy(np.ascontiguousarray(root))
+        return torch.from_numpy(roots)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,7 +135,8 @@ def _leaves(graph: Graph, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _arrays(graph: Graph, tensors: tuple[Tensor, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(I, B) log-values of the inputs and (W,) log-weights."""
-    leaves = torch.cat([leaf.detach()[..., 0] for leaf in _leaves(graph, tensors)])
+    values = [leaf.detach()[..., 0] for leaf in _leaves(graph, tensors)]
+    leaves = values[0] if len(values) == 1 else torch.cat(values)
     logs = [log.detach().reshape(-1) for log in tensors[len(graph.input_layers) :]]
     joined = torch.cat(logs) if logs else leaves.new_zeros(0)
     return leaves.contiguous().numpy(), joined.contiguous().numpy()

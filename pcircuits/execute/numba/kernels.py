@@ -77,10 +77,11 @@ def upward(
     places: Array,
     log_weights: Array,
     values: Array,
+    roots: Array,
     first_tile: int,
     last_tile: int,
 ) -> None:
-    """Fills `values` (T, N, WIDTH) of tiles first_tile .. last_tile - 1.
+    """Evaluates tiles first_tile .. last_tile - 1.
 
     Args:
         leaves: (I, B) log-values of the inputs.
@@ -88,7 +89,10 @@ def upward(
         children: (E,) nodes.
         places: (E,) places of the weights, -1 for products.
         log_weights: (W,) log-weights.
-        values: The result; columns beyond the batch are filled with those of a sure input.
+        values: (T, N, WIDTH) filled with the values of all nodes; tile t is kept at t modulo T,
+            so that one place does where only the roots are wanted. Columns beyond the batch hold
+            what sure inputs give.
+        roots: (B,) filled with the root's values.
         first_tile: First tile.
         last_tile: End of the tiles.
     """
@@ -97,7 +101,7 @@ def upward(
     top = np.empty(WIDTH, values.dtype)
     total = np.empty(WIDTH, values.dtype)
     for tile in range(first_tile, last_tile):
-        own = values[tile]
+        own = values[tile % len(values)]
         for i in range(num_inputs):
             for w in range(WIDTH):
                 column = tile * WIDTH + w
@@ -129,6 +133,8 @@ def upward(
                     total[w] += _exp(row[w] + weight - top[w])
             for w in range(WIDTH):
                 own[num_inputs + n, w] = math.log(total[w]) + top[w]
+        for w in range(min(WIDTH, batch - tile * WIDTH)):
+            roots[tile * WIDTH + w] = own[num_inputs + len(starts) - 2, w]
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")

@@ -9,5 +9,14 @@ def check_length(length: int) -> None:
     Raises:
         StructureError: If it is not an integer of at least 1.
     """
-    if not isinstance(length, int) or length < 1:
-        raise StructureError(f"length must be an integer >= 1; found {length!r}")
+    check_at_least("length", length, 1)
+
+
+def check_at_least(what: str, value: int, least: int) -> None:
+    """Checks a size.
+
+    Raises:
+        StructureError: If it is not an integer or below the least allowed.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise StructureError(f"{what} must be an integer >= {least}; found {value!r}")

@@ -1,0 +1,1 @@
+"""Finite automata over tokens, and regular expressions as automata."""

@@ -1,0 +1,388 @@
+"""Region graphs: which sets of variables are split, and into what, before any size is chosen.
+
+A region is a set of variables, a partition splits a region into disjoint smaller ones (Peharz et
+al., "Random sum-product networks", UAI 2019, section 3). `RegionGraph.to_circuit` fills one with
+vectors of units.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from pcircuits.errors import StructureError
+from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.scope import Scope
+
+Partition = tuple[Scope, ...]
+"""The parts that a region is split into."""
+
+RegionLike = Scope | Iterable[int] | int
+"""A region as a scope, as its variables, or as its one variable."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RegionGraph:
+    """An immutable region graph.
+
+    Regions with the same variables are one region. A region without partitions is a leaf; in a
+    circuit the variables of a leaf are independent given its unit.
+
+    Args:
+        root: The region of all variables 0 .. L-1.
+        partitions: Region -> its partitions, each of at least two parts.
+
+    Raises:
+        StructureError: If a partition's parts are empty, overlap, or are not all of its region, if
+            a region is a part of itself, if a partition is given twice, if variables are missing,
+            or if a region is never used.
+    """
+
+    root: Scope
+    partitions: Mapping[Scope, tuple[Partition, ...]]
+
+    def __post_init__(self) -> None:
+        given = {
+            region: tuple(map(tuple, partitions))
+            for region, partitions in dict(self.partitions).items()
+        }
+        object.__setattr__(self, "partitions", MappingProxyType(given))
+        missing = Scope((1 << self.num_variables) - 1) ^ self.root
+        if missing or not self.root:
+            raise StructureError(
+                f"the root region must be all variables 0, 1, 2, ... without a gap; {self.root} "
+                f"lacks {missing or 'all of them'}"
+            )
+        for region, partitions in given.items():
+            _check_partitions(region, partitions)
+        unused = given.keys() - set(self.regions)
+        if unused:
+            raise StructureError(
+                f"region {_first(unused)} is partitioned but never used: it is not the root "
+                f"{self.root} and no partition below the root has it as a part"
+            )
+
+    @staticmethod
+    def builder() -> RegionGraphBuilder:
+        """Starts an empty region graph, to be filled partition by partition."""
+        return RegionGraphBuilder()
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables L."""
+        return self.root.bits.bit_length()
+
+    @cached_property
+    def regions(self) -> tuple[Scope, ...]:
+        """All regions depth first, each after its parts; the last one is the root."""
+        # A dictionary as an ordered set; without recursion, as chains of regions may be long.
+        done: dict[Scope, None] = {}
+        stack = [(self.root, False)]
+        while stack:
+            region, expanded = stack.pop()
+            if region in done:
+                continue
+            if expanded or region not in self.partitions:
+                done[region] = None
+                continue
+            stack.append((region, True))
+            parts = [part for partition in self.partitions[region] for part in partition]
+            stack.extend((part, False) for part in reversed(parts))
+        return tuple(done)
+
+    @property
+    def leaves(self) -> tuple[Scope, ...]:
+        """The regions that no partition splits, in the order of `regions`."""
+        return tuple(region for region in self.regions if region not in self.partitions)
+
+    @property
+    def num_partitions(self) -> int:
+        """Number of partitions of all regions."""
+        return sum(map(len, self.partitions.values()))
+
+    def to_circuit(
+        self,
+        num_units: int,
+        num_categories: int | Sequence[int],
+        *,
+        product: str = "elementwise",
+        num_input_units: int | None = None,
+    ) -> Circuit:
+        """Fills the region graph with vectors of units.
+
+        A leaf becomes an input of I units, or the elementwise product of one input for each of its
+        variables. A partition becomes a product of its parts: unit by unit, or of all combinations
+        of units. A partitioned region becomes one dense sum over all units of all its P products;
+        this holds the same functions as a sum for each product and a mixing sum above them, with
+        no more weights and a layer less. Where a leaf meets a partitioned region in one elementwise
+        product, a further sum brings its I units to K.
+
+        Parameters are few however many regions there are, and nodes hold parts of them: `inputs_V`
+        (R, V) with all distributions over V categories, `sums_C` (R C,) with all distributions over
+        C units, where C is P K for elementwise products and the sum of K^n over the partitions into
+        n parts for all combinations, `lifts` (R I,) of the further sums, and `root` with one row.
+        Nodes are named `input_V` (leaf of one variable V), `input_R_V` (of variable V in leaf R),
+        `region_R` and `root`, where region R is `regions[R]`.
+
+        Cost: O(K^2) operations a partition for elementwise products, O(K^(n+1)) for all
+        combinations, O(I) a variable of a leaf.
+
+        Args:
+            num_units: Number of units K of partitioned regions; the root has one.
+            num_categories: Number of categories of all variables, or of each.
+            product: "elementwise", or "kronecker" for all combinations.
+            num_input_units: Number of units I of leaves. Default: K.
+
+        Returns:
+            The circuit.
+
+        Raises:
+            StructureError: If `product` is neither, or sizes are not positive or not one for each
+                variable.
+        """
+        if product not in ("elementwise", "kronecker"):
+            raise StructureError(f"product must be 'elementwise' or 'kronecker', found {product!r}")
+        input_units = num_units if num_input_units is None else num_input_units
+        categories = self._categories(num_categories)
+        return Circuit(_Assembly(self, num_units, input_units, categories, product).root())
+
+    def _categories(self, num_categories: int | Sequence[int]) -> tuple[int, ...]:
+        if isinstance(num_categories, int):
+            return (num_categories,) * self.num_variables
+        if len(num_categories) != self.num_variables:
+            raise StructureError(
+                f"num_categories must be one number or one for each of the {self.num_variables} "
+                f"variables; found {len(num_categories)}"
+            )
+        return tuple(num_categories)
+
+    def __repr__(self) -> str:
+        return (
+            f"RegionGraph({self.num_variables} variables, {len(self.regions)} regions, "
+            f"{self.num_partitions} partitions)"
+        )
+
+
+class RegionGraphBuilder:
+    """Collects the partitions of a region graph; every call is checked and returns the builder.
+
+    A region is given as its variables, as one variable, or as a `Scope`:
+
+        graph = (
+            RegionGraph.builder()
+            .partition([0, 1, 2, 3], [0, 1], [2, 3])
+            .partition([0, 1], 0, 1)
+            .leaf([2, 3])
+            .build()
+        )
+        circuit = graph.to_circuit(num_units=8, num_categories=2)
+    """
+
+    def __init__(self) -> None:
+        self._partitions: dict[Scope, tuple[Partition, ...]] = {}
+        self._leaves: set[Scope] = set()
+
+    def partition(self, region: RegionLike, *parts: RegionLike) -> RegionGraphBuilder:
+        """Splits a region; a region may be split in several ways, which are then mixed.
+
+        Args:
+            region: The region.
+            *parts: At least two disjoint regions that together are the region.
+
+        Returns:
+            This builder.
+
+        Raises:
+            StructureError: If the parts do not split the region, it was declared a leaf, or the
+                same partition was given before.
+        """
+        whole, split = _region(region), tuple(_region(part) for part in parts)
+        if whole in self._leaves:
+            raise StructureError(f"region {whole} was declared a leaf and cannot be partitioned")
+        partitions = (*self._partitions.get(whole, ()), split)
+        _check_partitions(whole, partitions)
+        self._partitions[whole] = partitions
+        return self
+
+    def leaf(self, region: RegionLike) -> RegionGraphBuilder:
+        """Declares a region of several variables a leaf: given its unit they are independent.
+
+        Args:
+            region: The region. One of a single variable is a leaf without being declared.
+
+        Returns:
+            This builder.
+
+        Raises:
+            StructureError: If the region is empty or has been partitioned.
+        """
+        leaf = _region(region)
+        if not leaf:
+            raise StructureError("a leaf needs at least one variable; found an empty region")
+        if leaf in self._partitions:
+            raise StructureError(f"region {leaf} has been partitioned and cannot be a leaf")
+        self._leaves.add(leaf)
+        return self
+
+    def build(self) -> RegionGraph:
+        """Finishes the region graph; its root is the region of all variables that were named.
+
+        Returns:
+            The region graph.
+
+        Raises:
+            StructureError: If no region holds all variables, variables are missing, a region of
+                several variables is neither partitioned nor a leaf, or a region is never used.
+        """
+        root = Scope()
+        for region in (*self._partitions, *self._leaves):
+            root = root | region
+        if root not in self._partitions and root not in self._leaves:
+            raise StructureError(
+                f"the region {root} of all variables must be partitioned or declared a leaf, and "
+                f"is not"
+            )
+        graph = RegionGraph(root, self._partitions)
+        for region in graph.leaves:
+            if len(region) > 1 and region not in self._leaves:
+                raise StructureError(
+                    f"region {region} is used but neither partitioned nor declared a leaf"
+                )
+        unused = self._leaves - set(graph.leaves)
+        if unused:
+            raise StructureError(f"leaf {_first(unused)} is never used: no partition has it")
+        return graph
+
+
+class _Assembly:
+    """Turns the regions of a graph into nodes, depth first."""
+
+    def __init__(
+        self,
+        graph: RegionGraph,
+        num_units: int,
+        input_units: int,
+        categories: tuple[int, ...],
+        product: str,
+    ) -> None:
+        self._graph = graph
+        self._num_units = num_units
+        self._input_units = input_units
+        self._categories = categories
+        self._product = product
+        self._nodes: dict[Scope, AnyNode] = {}
+        self._lifted: dict[Scope, AnyNode] = {}
+        self._used: Counter[str] = Counter()
+
+    def root(self) -> AnyNode:
+        for place, region in enumerate(self._graph.regions[:-1]):
+            if region in self._graph.partitions:
+                self._nodes[region] = self._sum(f"region_{place}", self._products(region))
+            else:
+                self._nodes[region] = self._leaf(place, region)
+        whole = self._graph.root
+        if whole in self._graph.partitions:
+            return Sum(*self._products(whole), num_units=1, name="root")
+        return Sum(self._leaf(len(self._nodes), whole), num_units=1, name="root")
+
+    def _products(self, region: Scope) -> list[AnyNode]:
+        products: list[AnyNode] = []
+        for partition in self._graph.partitions[region]:
+            parts = [self._nodes[part] for part in partition]
+            if self._product == "kronecker":
+                products.append(KroneckerProduct(*parts))
+                continue
+            if len({part.num_units for part in parts}) > 1:
+                parts = [self._lift(part) for part in partition]
+            products.append(Product(*parts))
+        return products
+
+    def _sum(self, name: str, children: Sequence[AnyNode], parameter: str | None = None) -> Sum:
+        size = sum(child.num_units for child in children)
+        part = self._part(parameter or f"sums_{size}", self._num_units * size)
+        return Sum(*children, num_units=self._num_units, parameter=part, name=name)
+
+    def _lift(self, region: Scope) -> AnyNode:
+        """The node of a region with K units, also if it is a leaf of I units."""
+        node = self._nodes[region]
+        if node.num_units == self._num_units:
+            return node
+        if region not in self._lifted:
+            name = f"lift_{len(self._lifted)}"
+            self._lifted[region] = self._sum(name, [node], parameter="lifts")
+        return self._lifted[region]
+
+    def _leaf(self, place: int, region: Scope) -> AnyNode:
+        alone = len(region) == 1
+        inputs = [
+            self._input(variable, f"input_{variable}" if alone else f"input_{place}_{variable}")
+            for variable in region
+        ]
+        return inputs[0] if alone else Product(*inputs, name=f"region_{place}")
+
+    def _input(self, variable: int, name: str) -> Input:
+        size = self._categories[variable]
+        return Input(
+            variable,
+            num_units=self._input_units,
+            num_categories=size,
+            parameter=self._part(f"inputs_{size}", self._input_units),
+            name=name,
+        )
+
+    def _part(self, parameter: str, size: int) -> Part:
+        """The next numbers of a parameter, in the order in which a circuit lists its nodes."""
+        start = self._used[parameter]
+        self._used[parameter] += size
+        return Part(parameter, start)
+
+
+def _region(region: RegionLike) -> Scope:
+    if isinstance(region, Scope):
+        return region
+    variables = (region,) if isinstance(region, int) else tuple(region)
+    scope = Scope.of(variables)
+    if len(scope) != len(variables):
+        raise StructureError(f"a region names each variable once; found {list(variables)}")
+    return scope
+
+
+def _check_partitions(region: Scope, partitions: tuple[Partition, ...]) -> None:
+    if not partitions:
+        raise StructureError(f"region {region} has an empty list of partitions; leave a leaf out")
+    for partition in partitions:
+        _check_partition(region, partition)
+    # Parts in another order are the same split.
+    if len({frozenset(partition) for partition in partitions}) < len(partitions):
+        raise StructureError(f"region {region} is given the same partition twice")
+
+
+def _check_partition(region: Scope, partition: Partition) -> None:
+    problem = _problem(region, partition)
+    if problem:
+        parts = " | ".join(map(repr, partition)) or "nothing"
+        raise StructureError(f"partition of region {region} into {parts}: {problem}")
+
+
+def _problem(region: Scope, partition: Partition) -> str | None:
+    if region in partition:
+        return "a cycle, the region would be a part of itself"
+    if len(partition) < 2 or not all(partition):
+        return "expected at least two parts, none of them empty"
+    union = Scope()
+    for part in partition:
+        if union & part:
+            return f"the parts overlap in {union & part}"
+        union = union | part
+    return None if union == region else f"the parts differ from the region in {union ^ region}"
+
+
+def _size(region: Scope) -> tuple[int, int]:
+    return len(region), region.bits
+
+
+def _first(regions: Iterable[Scope]) -> Scope:
+    return min(regions, key=_size)
