@@ -1,1 +1,1 @@
-"""Files: the package's own format."""
+"""Files: the package's own formats, and those of other programs."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pcircuits.errors import FormatError
+from pcircuits.io.files import write_atomically
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.structure.nodes import Circuit
 
@@ -40,14 +40,14 @@ def save_folder(path: str | Path, circuit: Circuit, log_weights: Mapping[str, Te
     data = safetensors.torch.save(tensors)
     checksum = hashlib.sha256(data).hexdigest()
     tensor_file = f"parameters-{checksum[:16]}.safetensors"
-    _write(folder / tensor_file, data)
+    write_atomically(folder / tensor_file, data)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tensors": {"file": tensor_file, "sha256": checksum},
         **structure_to_json(circuit),
     }
-    _write(folder / _DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
+    write_atomically(folder / _DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
     for old in folder.glob("parameters-*.safetensors"):
         if old.name != tensor_file:
             old.unlink(missing_ok=True)
@@ -120,15 +120,3 @@ def _read_tensors(folder: Path, entry: object) -> dict[str, Tensor]:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise FormatError(f"{path} is not a safetensors file: {error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pcircuits as pc
+from benchmarks.scalar_graph import GraphSizes, random_graph
 
 pytestmark = pytest.mark.gpu
 
@@ -14,6 +15,9 @@ FAMILIES = {
     "gated_hmm": pc.families.gated_hmm(5, 4, 6),
     "tree": pc.families.binary_tree(7, 3, 4),
     "kronecker": pc.families.binary_tree(6, 2, 4, product="kronecker"),
+    "rat": pc.families.rat(7, 3, depth=2, repetitions=2, num_sums=3, num_input_units=2, seed=0),
+    "monarch": pc.families.monarch_hmm(4, 9, 5),
+    "single nodes": pc.from_networkx(random_graph(GraphSizes(400, 1_200, 6), seed=0)),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcircuits.errors import StructureError
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Circuit, Input, Part, Product, Sum
 
 
 def hidden_chow_liu(
@@ -15,10 +15,14 @@ def hidden_chow_liu(
 
     The hidden variables form the tree that `parents` describes, and variable i depends on hidden
     variable i alone (Liu and Van den Broeck, "Tractable regularization of probabilistic circuits",
-    NeurIPS 2021, section 4). A path gives an inhomogeneous HMM. Parameters: `initial` (K,) of the
-    root, `transition_i` (K, K) of every other variable with row a = p(hidden i = . | its parent is
-    a), and `emission_i` (K, V). The input of variable i is named `state_i`, so latent potentials by
-    that name weight the units of hidden variable i.
+    NeurIPS 2021, section 4). A path gives an inhomogeneous HMM.
+
+    Parameters: `initial` (K,) of the root; `transition` ((L - 1) K K,), one (K, K) table after the
+    other for all variables but the root, with row a = p(hidden i = . | its parent is a); for each
+    number of categories V a table `emission_V`, of K rows for each variable with that many. All in
+    ascending order of the variables. One tensor each, since learning pays for every tensor.
+    The input of variable i is named `state_i`, so latent potentials by that name weight the units
+    of hidden variable i.
     Cost: O(L K^2) operations a row, in as many steps as the tree is high: root it at its centre.
 
     Args:
@@ -36,14 +40,17 @@ def hidden_chow_liu(
     categories = _categories(num_categories, len(order))
     below: list[list[AnyNode]] = [[] for _ in order]
     for i in order:
+        before = sum(size == categories[i] for size in categories[:i])
         state = Input(
             i,
             num_units=num_units,
             num_categories=categories[i],
-            parameter=f"emission_{i}",
+            parameter=Part(f"emission_{categories[i]}", before * num_units),
             name=f"state_{i}",
         )
-        message = _message(i, state, below[i], parents[i] < 0, num_units)
+        place = i - (order[-1] < i)  # among the variables that have a parent
+        transition = Part("transition", place * num_units**2)
+        message = _message(i, state, below[i], num_units, transition, parents[i] < 0)
         if parents[i] >= 0:
             below[parents[i]].append(message)
     return Circuit(message)
@@ -79,21 +86,25 @@ def chow_liu(parents: Sequence[int], num_categories: int | Sequence[int]) -> Cir
             name=f"state_{i}",
         )
         units = 1 if parents[i] < 0 else categories[parents[i]]
-        message = _message(i, state, below[i], parents[i] < 0, units)
+        message = _message(i, state, below[i], units, f"transition_{i}", parents[i] < 0)
         if parents[i] >= 0:
             below[parents[i]].append(message)
     return Circuit(message)
 
 
 def _message(
-    variable: int, state: AnyNode, below: Sequence[AnyNode], is_root: bool, units: int
+    variable: int,
+    state: AnyNode,
+    below: Sequence[AnyNode],
+    units: int,
+    transition: str | Part,
+    is_root: bool,
 ) -> Sum:
     """What a variable and all below it say about its parent's units; the root has one unit."""
     subtree = Product(state, *below, name=f"subtree_{variable}") if below else state
     if is_root:
         return Sum(subtree, num_units=1, parameter="initial", name="root")
-    parameter = f"transition_{variable}"
-    return Sum(subtree, num_units=units, parameter=parameter, name=f"message_{variable}")
+    return Sum(subtree, num_units=units, parameter=transition, name=f"message_{variable}")
 
 
 def _parents_last(parents: Sequence[int]) -> list[int]:
