@@ -19,8 +19,8 @@ def write_report(path: Path, report: Report) -> None:
         report: What a benchmark returned.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(report, indent=2) + "\n")
-    _write(path.with_suffix(".md"), markdown(report))
+    write_text(path, json.dumps(report, indent=2) + "\n")
+    write_text(path.with_suffix(".md"), markdown(report))
 
 
 def markdown(report: Report) -> str:
@@ -46,7 +46,7 @@ def _execution(report: Report) -> str:
         rounds = next(iter(case["seconds"].values()))["rounds"]
         parts += [
             f"## {case['description']}",
-            _table(("variant", "median ms", "1st quartile", "3rd quartile"), rows),
+            markdown_table(("variant", "median ms", "1st quartile", "3rd quartile"), rows),
             f"pcircuits / plain: {case['ratio_of_medians']:.3f} (ratio of medians); round by "
             f"round {ratio['median']:.3f}, quartiles {ratio['lower']:.3f} and "
             f"{ratio['upper']:.3f}; {rounds} rounds.",
@@ -76,7 +76,7 @@ def _decoding_step(report: Report) -> str:
             f"Length {sizes['length']}, {sizes['num_states']:,} states, "
             f"{sizes['num_categories']:,} categories, batch 1, top-k with k = "
             f"{sizes['num_listed']:,}.",
-            _table(header, rows),
+            markdown_table(header, rows),
             f"Peaks are above what was in use before the call; one states-by-categories table "
             f"takes {_megabytes(report['states_times_categories_bytes'])} MB. Memory: {memory}. "
             f"A form's first calls prepare tables that stay.",
@@ -93,13 +93,14 @@ def _scalar_graph(report: Report) -> str:
         (
             f"{report['nodes']:,} nodes, {report['edges']:,} edges, {report['layers']} layers, "
             f"batch {report['batch_size']}; from graph to plan {report['compile_seconds']:.1f} s.",
-            _table(("pass", "median ms", "1st quartile", "3rd quartile"), rows),
+            markdown_table(("pass", "median ms", "1st quartile", "3rd quartile"), rows),
             f"Largest error against float64: {report['error']:.1e} of the value.",
         )
     )
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def markdown_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -112,7 +113,8 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f}"
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)

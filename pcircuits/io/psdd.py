@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from pcircuits.io.lines import Line, LineNodes, read_lines
-from pcircuits.io.vtree import Vtree, read_vtree
+from pcircuits.io.vtree import NumberedVtree, read_vtree
 from pcircuits.parameters import WeightedCircuit
 
 
@@ -39,7 +39,7 @@ def read_psdd(path: str | Path, vtree: str | Path | None = None) -> WeightedCirc
 class _Reader:
     """Makes one node after the other."""
 
-    def __init__(self, nodes: LineNodes, vtree: Vtree | None) -> None:
+    def __init__(self, nodes: LineNodes, vtree: NumberedVtree | None) -> None:
         self.nodes = nodes
         self._vtree = vtree
 

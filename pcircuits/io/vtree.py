@@ -1,4 +1,4 @@
-"""Vtree files: the tree of variables that an SDD or PSDD follows."""
+"""NumberedVtree files: the tree of variables that an SDD or PSDD follows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pcircuits.io.lines import Line, read_lines
 
 
 @dataclass(frozen=True)
-class Vtree:
+class NumberedVtree:
     """A binary tree whose leaves are variables (Darwiche, "SDD", IJCAI 2011).
 
     Attributes:
@@ -31,7 +31,7 @@ class Vtree:
         return self.scopes[self.root].bit_length()
 
 
-def read_vtree(path: str | Path) -> Vtree:
+def read_vtree(path: str | Path) -> NumberedVtree:
     """Reads a `.vtree` file of the UCLA packages.
 
     Lines are `vtree COUNT`, `L id variable` and `I id left right`, children before parents; the
@@ -68,7 +68,7 @@ def read_vtree(path: str | Path) -> Vtree:
             raise line.error(f"expected 'vtree', 'L' or 'I'; found {line.words[0]!r}")
     if root is None:
         raise FormatError(f"{path} has no nodes")
-    return Vtree(root, leaves, children, scopes)
+    return NumberedVtree(root, leaves, children, scopes)
 
 
 def _pair(line: Line, scopes: dict[int, int]) -> tuple[int, int]:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import math
-import time
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
-from pcircuits.errors import EvidenceError
-from pcircuits.execute.api import forward
+from pcircuits.errors import EvidenceError, ParameterError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.execute.prepare import prepare
 from pcircuits.learning.flows import flows, maximise
-from pcircuits.learning.history import History, Record, progress_bar
-
-
-class Learnable(Protocol):
-    """A plan with parameters that can be read and replaced, such as `CircuitModel`."""
-
-    @property
-    def plan(self) -> Plan:
-        """The compiled circuit."""
-
-    def log_parameters(self) -> Mapping[str, Tensor]:
-        """Name -> normalised log-weights."""
-
-    def set_log_parameters(self, log_weights: Mapping[str, Tensor]) -> None:
-        """Replaces log-weights."""
+from pcircuits.learning.history import History
+from pcircuits.learning.loop import Schedule, learn
+from pcircuits.learning.objective import Learnable, constant_log_total, total_objective
+from pcircuits.learning.processes import Processes
+from pcircuits.learning.rows import Rows, rows_of
 
 
 @dataclass(frozen=True)
@@ -47,26 +37,55 @@ class EMState:
     counts: Mapping[str, Tensor] | None = None
 
 
+Algorithm = Literal["plain", "online", "anemone"]
+
+
 @dataclass(frozen=True)
 class EMSettings:
-    """How expected counts are averaged over mini-batches and turned into parameters.
+    """How the expected counts of batches become parameters.
+
+    - "plain": from the batch's counts alone. On all rows at once this is EM as it was published
+      (Dempster, Laird and Rubin, JRSS B 1977), which never lowers the likelihood times the prior.
+    - "online": from a running average of the batches' counts (Cappe and Moulines, "On-line
+      expectation-maximization algorithm for latent data models", JRSS B 2009, section 2).
+    - "anemone": from the batches' counts with momentum, joined with the counts that the current
+      model expects of itself, so that one batch moves each distribution only so far as data
+      reaches it (Liu and Van den Broeck, "Rethinking probabilistic circuit parameter learning",
+      arXiv 2505.19982).
 
     Attributes:
-        decay: Exponent of the step sizes (k + 1)^-decay, in (0.5, 1].
-        warmup: First batches that are plainly averaged before the parameters are touched, so that
-            a good starting point is not forgotten for one small batch.
-        pseudocount: Expected count added to each distribution, spread over its entries. Zero
-            allows weights of exactly zero, under which unseen data may be impossible.
+        algorithm: Which of the three.
+        decay: Exponent of online EM's step sizes (k + 1)^-decay, in (0.5, 1].
+        warmup: Online EM's first batches, which are plainly averaged before the parameters are
+            touched, so that a good starting point is not forgotten for one small batch.
+        step_size: Share of the data's counts in Anemone's update, in (0, 1]; the rest are the
+            model's own.
+        momentum: Share of the earlier batches in Anemone's running counts, in [0, 1).
+        pseudocount: Expected count added to each distribution, spread over its non-zero weights,
+            on the scale of the whole data. Zero allows weights to become exactly zero, under which
+            unseen data may be impossible.
     """
 
+    algorithm: Algorithm = "online"
     decay: float = 0.7
     warmup: int = 1
+    step_size: float = 0.4
+    momentum: float = 0.9
     pseudocount: float = 0.1
 
     def __post_init__(self) -> None:
+        if self.algorithm not in ("plain", "online", "anemone"):
+            raise ValueError(
+                f"algorithm must be 'plain', 'online' or 'anemone'; found {self.algorithm!r}"
+            )
         if not 0.5 < self.decay <= 1 or self.warmup < 1:
             raise ValueError(
                 f"expected decay in (0.5, 1] and warmup >= 1; found {self.decay}, {self.warmup}"
+            )
+        if not 0 < self.step_size <= 1 or not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"expected step_size in (0, 1] and momentum in [0, 1); found {self.step_size}, "
+                f"{self.momentum}"
             )
         if not (self.pseudocount >= 0 and math.isfinite(self.pseudocount)):
             raise ValueError(f"expected a finite pseudocount >= 0; found {self.pseudocount}")
@@ -79,175 +98,296 @@ def em_step(
     evidence: Evidence,
     settings: EMSettings,
     *,
-    num_rows: int,
+    num_rows: float,
+    weights: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], EMState, Tensor]:
-    """One step of mini-batch EM.
-
-    Expected counts are averaged online and the parameters refreshed from the average (Cappe and
-    Moulines, "On-line expectation-maximization algorithm for latent data models", JRSS B 2009,
-    section 2).
+    """One step of EM on a batch; see `EMSettings` for the algorithms.
 
     Args:
         plan: The compiled circuit.
         parameters: Current log-weights by name.
         state: What earlier steps left.
         evidence: Evidence about the batch.
-        settings: Step sizes and smoothing.
-        num_rows: Rows N of the whole data, which the pseudocounts are relative to.
+        settings: Algorithm, step sizes and smoothing.
+        num_rows: Rows N of the whole data (their total weight where they have weights), which the
+            pseudocounts are relative to.
+        weights: (B,) how often each row counts; default once.
 
     Returns:
         New log-weights, the new state, and the batch's (B,) log-values before the step.
 
     Raises:
-        EvidenceError: If the evidence does not fit or an example is impossible.
+        EvidenceError: If the evidence does not fit, weights are negative or not finite, or an
+            example of positive weight is impossible.
     """
-    counts, value = flows(plan, parameters, evidence)
-    warming = state.step < settings.warmup
-    rate = 1.0 / (state.step + 1) if warming else (state.step + 1.0) ** -settings.decay
-    scale = num_rows / len(value)
-    new = EMState(state.step + 1, _average(state.counts, counts, rate, scale))
-    assert new.counts is not None
-    if new.step < settings.warmup:
-        return dict(parameters), new, value
-    return maximise(new.counts, settings.pseudocount), new, value
+    batch = rows_of(plan, evidence, weights=weights)
+    counts, value = flows(plan, parameters, evidence, weights=batch.weights)
+    scaled = _scaled(counts, num_rows / batch.total_weight)
+    found, new = em_update(plan, parameters, state, scaled, settings, num_rows=num_rows)
+    return found, new, value
+
+
+def em_update(
+    plan: Plan,
+    parameters: Mapping[str, Tensor],
+    state: EMState,
+    counts: dict[str, Tensor],
+    settings: EMSettings,
+    *,
+    num_rows: float,
+) -> tuple[dict[str, Tensor], EMState]:
+    """Takes a batch's counts into the state and maximises.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights that the counts were taken under.
+        state: What earlier steps left.
+        counts: Name -> the batch's expected counts, scaled to the whole data.
+        settings: Algorithm, step sizes and smoothing.
+        num_rows: Rows N, or total weight, of the whole data.
+
+    Returns:
+        New log-weights and the new state.
+    """
+    step, target, kept = state.step + 1, counts, None
+    if settings.algorithm == "online":
+        warming = state.step < settings.warmup
+        rate = 1.0 / step if warming else step**-settings.decay
+        target = kept = _mix(state.counts, counts, rate)
+        if step < settings.warmup:
+            return dict(parameters), EMState(step, kept)
+    elif settings.algorithm == "anemone":
+        fresh = 1.0 - settings.momentum
+        kept = _mix(state.counts or _scaled(counts, 0.0), counts, fresh)
+        # The average starts at zero, so early it is too small by a known factor.
+        target = _scaled(kept, 1.0 / (1.0 - settings.momentum**step))
+        if settings.step_size < 1:
+            own, _ = flows(plan, parameters, Evidence())
+            target = _mix(_scaled(own, num_rows), target, settings.step_size)
+    return maximise(plan, target, settings.pseudocount, parameters), EMState(step, kept)
 
 
 def fit_em(
     model: Learnable,
-    values: Tensor,
+    data: Tensor | Evidence,
     *,
     observed: Tensor | None = None,
+    weights: Tensor | None = None,
     epochs: int = 20,
     batch_size: int | None = None,
+    algorithm: Algorithm | None = None,
     decay: float = 0.7,
+    step_size: float = 0.4,
+    momentum: float = 0.9,
     pseudocount: float = 0.1,
     chunk_size: int = 512,
     tolerance: float = 0.0,
-    valid: Tensor | None = None,
+    valid: Tensor | Evidence | None = None,
+    patience: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
+    group: dist.ProcessGroup | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> History:
     """Fits a model's parameters to data by EM; the model is updated in place.
 
     Without `batch_size` every epoch is one full EM step, which never lowers the likelihood times
-    the prior that the pseudocounts stand for. With it, see `em_step`.
+    the prior that the pseudocounts stand for. With it, see `EMSettings`. Weights that are exactly
+    zero stay zero.
 
     Args:
         model: A model such as `CircuitModel`.
-        values: (N, L) integers.
+        data: (N, L) integers, or evidence of any kind about N examples: soft evidence, missing
+            values and latent potentials are all learned from exactly.
         observed: (N, L) bool, True = observed; default all.
+        weights: (N,) how often each row counts; default once.
         epochs: Passes over the data.
         batch_size: Rows of a mini-batch; default all.
-        decay: Exponent of the mini-batches' step sizes, in (0.5, 1].
+        algorithm: "plain", "online" or "anemone"; see `EMSettings`. Default: plain on all rows,
+            online by mini-batches.
+        decay: Exponent of online EM's step sizes, in (0.5, 1].
+        step_size: Share of the data in Anemone's updates, in (0, 1].
+        momentum: Share of earlier batches in Anemone's counts, in [0, 1).
         pseudocount: Expected count added to each distribution; see `EMSettings`.
-        chunk_size: Rows evaluated at once in full EM: bounds memory, changes nothing else.
+        chunk_size: Rows evaluated at once: bounds memory, changes nothing else.
         tolerance: Stop when an epoch's mean log-likelihood changes by less than this; 0 = never.
-        valid: (M, L) held-out rows, measured after each epoch.
+        valid: Held-out rows, measured after each epoch.
+        patience: Stop when the validation rows have not become likelier for so many epochs, and
+            keep the parameters of the best one; default: never stop early, keep the last.
+        checkpoint: Folder for checkpoints (safetensors and JSON); default none.
+        checkpoint_every: Epochs between checkpoints; the end and Ctrl-C leave one too.
+        resume: Continue from the folder's checkpoint if there is one: the result is bit for bit
+            that of a run without the break.
+        group: Processes of `torch.distributed` (gloo or nccl) that share the work, for example
+            `torch.distributed.group.WORLD`; each is given the same data and evaluates its part of
+            every batch, and all end with the same parameters. Default: this process alone.
         seed: Seed of the batches' order.
         progress: Whether to show a progress bar.
 
     Returns:
-        One record an epoch. Interrupting (Ctrl-C) ends learning after the last finished update and
+        One record an epoch. Interrupting (Ctrl-C) ends learning after the update under way and
         returns the history so far.
 
     Raises:
-        EvidenceError: If values do not fit, or a row has probability zero.
+        EvidenceError: If data does not fit, or a row has probability zero.
+        ParameterError: If the circuit's total depends on the weights, since some sums or inputs
+            have none: EM's closed form does not hold then. `fit_gradient` learns those.
+        FormatError: If the folder holds a checkpoint of another run, or one while not resuming.
         ValueError: If a number is out of range.
+
+    Warns:
+        UserWarning: If without pseudocounts a weight has become exactly zero.
     """
-    if epochs < 1 or (batch_size is not None and batch_size < 1) or chunk_size < 1:
-        raise ValueError(
-            f"epochs, batch_size and chunk_size must be >= 1; found {epochs}, {batch_size}, "
-            f"{chunk_size}"
+    schedule = Schedule(
+        epochs=epochs,
+        batch_size=batch_size,
+        tolerance=tolerance,
+        patience=patience,
+        has_valid=valid is not None,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+    )
+    settings = EMSettings(
+        algorithm or ("plain" if batch_size is None else "online"),
+        decay=decay,
+        step_size=step_size,
+        momentum=momentum,
+        pseudocount=pseudocount,
+    )
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be >= 1; found {chunk_size}")
+    log_total = constant_log_total(model.plan.circuit)
+    if log_total is None:
+        raise ParameterError(
+            "some sums or inputs have no weights, and the circuit's total depends on the weights "
+            "of others, so EM's closed form does not hold; use fit_gradient"
         )
-    if len(values) == 0:
-        raise EvidenceError("values are about no example; expected at least one row")
-    settings = EMSettings(decay=decay, pseudocount=pseudocount)
-    started, records, stopped = time.monotonic(), list[Record](), "finished"
-    state = EMState()
-    with progress_bar("EM", shown=progress) as report:
-        try:
-            for epoch in range(epochs):
-                if batch_size is None:
-                    total = _full_step(model, values, observed, settings, chunk_size)
-                    state = EMState(state.step + 1)
-                else:
-                    order = batches(len(values), batch_size, seed, epoch)
-                    total, state = _epoch(model, values, observed, settings, state, order)
-                held_out = None if valid is None else mean_log_likelihood(model, valid, chunk_size)
-                train, seconds = total / len(values), time.monotonic() - started
-                records.append(Record(state.step, epoch + 1.0, train, held_out, seconds))
-                report((epoch + 1) / epochs, f"{train:.4f} nats a row")
-                if len(records) > 1 and abs(train - records[-2].train) < tolerance:
-                    stopped = "converged"
-                    break
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-    return History(tuple(records), stopped)
+    rows = rows_of(model.plan, data, observed, weights)
+    held_out = None if valid is None else rows_of(model.plan, valid)
+    learner = _EMLearner(model, rows, held_out, settings, log_total, chunk_size, group)
+    before = learner.parameters()
+    history = learn(learner, schedule)
+    _warn_of_zeros(before, learner.parameters())
+    return history
 
 
-@torch.no_grad()
-def mean_log_likelihood(model: Learnable, values: Tensor, chunk_size: int = 512) -> float:
-    """Mean log-likelihood of rows (N, L) in nats a row."""
-    prepared = prepare(model.plan, model.log_parameters())
-    total = 0.0
-    for part in values.split(chunk_size):
-        total += float(forward(model.plan, prepared, Evidence(part)).double().sum())
-    return total / len(values)
+@dataclass
+class _EMLearner:
+    """EM as the loop runs it."""
 
+    model: Learnable
+    rows: Rows
+    valid: Rows | None
+    settings: EMSettings
+    log_total: float
+    chunk_size: int
+    group: dist.ProcessGroup | None
+    em_state: EMState = field(default_factory=EMState)
+    title = "EM"
 
-def batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """Row indices of the mini-batches of one epoch, in a seeded random order."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    parts: tuple[Tensor, ...] = torch.randperm(num_rows, generator=generator).split(batch_size)
-    return parts
+    def __post_init__(self) -> None:
+        self.log_weights = {n: p.detach() for n, p in self.model.log_parameters().items()}
+        self.processes = Processes(self.group, next(iter(self.log_weights.values())).device)
+        self.processes.agree(self.log_weights)
 
+    def identity(self) -> dict[str, Any]:
+        shapes = {name: list(shape) for name, shape in self.model.plan.parameter_shapes.items()}
+        return {"method": "EM", "settings": asdict(self.settings), "parameters": shapes}
 
-def _epoch(
-    model: Learnable,
-    values: Tensor,
-    observed: Tensor | None,
-    settings: EMSettings,
-    state: EMState,
-    order: tuple[Tensor, ...],
-) -> tuple[float, EMState]:
-    total = 0.0
-    for batch in order:
-        evidence = Evidence(values[batch], None if observed is None else observed[batch])
-        parameters, state, value = em_step(
-            model.plan, model.log_parameters(), state, evidence, settings, num_rows=len(values)
+    def update(self, index: Tensor) -> float:
+        counts, total = self._counts(self.processes.share(index))
+        weight = self.rows.weight_of(index)
+        num_rows = self.rows.total_weight
+        counts = _scaled(self.processes.add(counts), num_rows / weight)
+        found, self.em_state = em_update(
+            self.model.plan,
+            self.log_weights,
+            self.em_state,
+            counts,
+            self.settings,
+            num_rows=num_rows,
         )
-        model.set_log_parameters(parameters)
-        total += float(value.double().sum())
-    return total, state
+        self.use(found)
+        return self.processes.add_number(total)
 
+    def validate(self) -> float | None:
+        if self.valid is None:
+            return None
+        share = self.processes.share(torch.arange(len(self.valid)))
+        total = 0.0
+        if len(share):
+            own = self.valid.select(share)
+            total = total_objective(self.model.plan, self.log_weights, own, (), self.chunk_size)
+        return self.processes.add_number(total) / self.valid.total_weight
 
-def _full_step(
-    model: Learnable,
-    values: Tensor,
-    observed: Tensor | None,
-    settings: EMSettings,
-    chunk_size: int,
-) -> float:
-    parameters = model.log_parameters()
-    sums: dict[str, Tensor] = {}
-    total = 0.0
-    for start in range(0, len(values), chunk_size):
-        rows = slice(start, start + chunk_size)
-        evidence = Evidence(values[rows], None if observed is None else observed[rows])
+    def parameters(self) -> dict[str, Tensor]:
+        return dict(self.log_weights)  # replaced by every update, never changed in place
+
+    def use(self, parameters: Mapping[str, Tensor]) -> None:
+        old = self.log_weights
+        self.log_weights = {n: parameters[n].to(old[n]) for n in old}
+        self.model.set_log_parameters(self.log_weights)
+
+    def state(self) -> dict[str, Any]:
+        counts = self.em_state.counts
+        return {
+            "step": self.em_state.step,
+            "counts": None if counts is None else dict(counts),
+            "log_weights": self.log_weights,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.use(state["log_weights"])
+        counts = state["counts"]
+        if counts is not None:
+            counts = {n: counts[n].to(log) for n, log in self.log_weights.items()}
+        self.em_state = EMState(state["step"], counts)
+
+    def _counts(self, index: Tensor) -> tuple[dict[str, Tensor], float]:
+        """Counts and total of this process's share of a batch, a chunk at a time."""
+        sums = {name: torch.zeros_like(log) for name, log in self.log_weights.items()}
+        total, error = 0.0, None
         try:
-            counts, value = flows(model.plan, parameters, evidence)
-        except EvidenceError as error:
-            raise EvidenceError(f"rows {start} and following: {error}") from error
-        sums = {name: sums[name] + c if sums else c for name, c in counts.items()}
-        total += float(value.double().sum())
-    model.set_log_parameters(maximise(sums, settings.pseudocount))
-    return total
+            for chunk in index.split(self.chunk_size) if len(index) else ():
+                part = self.rows.select(chunk)
+                counts, value = flows(
+                    self.model.plan, self.log_weights, part.evidence, weights=part.weights
+                )
+                sums = {name: sums[name] + count for name, count in counts.items()}
+                total += part.sum(value - self.log_total)
+        except EvidenceError as found:
+            error = EvidenceError(f"of the rows {int(chunk[0])}, ...: {found}")
+            error.__cause__ = found
+        self.processes.fail_together(error)
+        return sums, total
 
 
-def _average(
-    running: Mapping[str, Tensor] | None, counts: dict[str, Tensor], rate: float, scale: float
+def _scaled(counts: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    return {name: count * scale for name, count in counts.items()}
+
+
+def _mix(
+    running: Mapping[str, Tensor] | None, counts: dict[str, Tensor], rate: float
 ) -> dict[str, Tensor]:
-    """Moves the running counts, on the scale of the whole data, towards those of a batch."""
+    """Moves running counts towards others by a share."""
     if running is None or rate == 1.0:
-        return {name: count * scale for name, count in counts.items()}
-    return {n: (1 - rate) * running[n] + (rate * scale) * count for n, count in counts.items()}
+        return counts
+    return {n: (1 - rate) * running[n] + rate * count for n, count in counts.items()}
+
+
+def _warn_of_zeros(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    died = {
+        n: int(((after[n] == -torch.inf) & (log != -torch.inf)).sum()) for n, log in before.items()
+    }
+    if any(died.values()):
+        name = max(died, key=lambda n: died[n])
+        warnings.warn(
+            f"{sum(died.values())} weights have become exactly zero, most of them in {name!r}, and "
+            f"stay so: rows that need them are impossible now; a pseudocount > 0 prevents it",
+            stacklevel=3,
+        )

@@ -11,6 +11,7 @@ from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import forward
 from pcircuits.execute.evidence import Evidence
+from pcircuits.parameters import normalise_parameter, row_totals
 
 
 def flows(
@@ -25,7 +26,9 @@ def flows(
     Args:
         plan: The compiled circuit.
         parameters: Shared log-weights by name.
-        evidence: Evidence about B examples, of any kind.
+        evidence: Evidence about B examples, of any kind. With none at all the counts are those
+            that the model itself expects of one example: the probability that a sample of it uses
+            the weight, added up over tied nodes.
         weights: (B,) weight of each example; default 1.
 
     Returns:
@@ -33,36 +36,78 @@ def flows(
         (B,) log-values.
 
     Raises:
-        EvidenceError: If an example is impossible under the parameters.
+        EvidenceError: If an example of weight other than zero is impossible under the parameters,
+            or the weights' shape is wrong.
     """
+    if weights is not None and tuple(weights.shape) != (evidence.batch_size,):
+        raise EvidenceError(
+            f"weights have shape {tuple(weights.shape)}; expected ({evidence.batch_size},)"
+        )
     leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
     with torch.enable_grad():
         value = forward(plan, leaves, evidence)
-        dead = (value.detach() == -torch.inf).nonzero()[:, 0].tolist()
-        if dead:
-            raise EvidenceError(
-                f"example {dead[0]} (of {len(dead)} such) has probability zero under the "
-                f"parameters, so it has no expected counts; smooth them, or leave it out"
-            )
-        total = value.sum() if weights is None else (weights * value).sum()
-        counts = torch.autograd.grad(total, list(leaves.values()))
+    each = torch.ones_like(value) if weights is None else weights.to(value)
+    dead = ((value.detach() == -torch.inf) & (each != 0)).nonzero()[:, 0].tolist()
+    if dead:
+        raise EvidenceError(
+            f"example {dead[0]} (of {len(dead)} such) has probability zero under the "
+            f"parameters, so it has no expected counts; smooth them, or leave it out"
+        )
+    counts = torch.autograd.grad(value, list(leaves.values()), each)
     return dict(zip(leaves, counts, strict=True)), value.detach()
 
 
-def maximise(counts: Mapping[str, Tensor], pseudocount: float) -> dict[str, Tensor]:
-    """The M-step: log of each row of counts plus a pseudocount, normalised.
+def maximise(
+    plan: Plan, counts: Mapping[str, Tensor], pseudocount: float, previous: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The M-step: log of each distribution of counts plus a pseudocount, normalised.
+
+    A weight that is exactly zero stays zero, whatever the pseudocount: it is structure, such as a
+    transition that must not happen. A positive pseudocount never lets another weight become zero.
 
     Args:
+        plan: The compiled circuit.
         counts: Name -> expected counts.
-        pseudocount: Count that each row gets in all, spread evenly: rows without data become
-            uniform, and with a positive one no weight reaches zero.
+        pseudocount: Count that each distribution gets in all, spread evenly over its non-zero
+            weights.
+        previous: Name -> log-weights that the counts were taken under.
 
     Returns:
-        Name -> log-weights.
+        Name -> log-weights; distributions without any count stay as they were.
     """
     found = {}
     for name, count in counts.items():
-        smoothed = count + pseudocount / count.shape[-1]
-        empty = smoothed.sum(-1, keepdim=True) == 0
-        found[name] = torch.where(empty, 1.0, smoothed).log().log_softmax(-1)
+        old = previous[name].detach()
+        smoothed = count + pseudocount * _uniform(plan, name, old)
+        empty = row_totals(plan, name, smoothed) == 0
+        # Filled before the logarithm: a row of zeros has no normalised form.
+        filled = torch.where(empty, 0.0, smoothed.log())
+        found[name] = torch.where(empty, old, normalise_parameter(plan, name, filled))
     return found
+
+
+def log_prior(plan: Plan, parameters: Mapping[str, Tensor], pseudocount: float) -> Tensor:
+    """What pseudocounts add to the log-likelihood of all rows: `maximise` climbs the sum of both.
+
+    It is the log-density, up to a constant, of a Dirichlet prior on every distribution: the mean
+    log-weight of its non-zero weights, times the pseudocount.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Name -> normalised log-weights.
+        pseudocount: Count of each distribution.
+
+    Returns:
+        Scalar in nats, differentiable.
+    """
+    terms = [
+        (_uniform(plan, name, log) * log.masked_fill(log == -torch.inf, 0.0)).sum()
+        for name, log in parameters.items()
+    ]
+    return pseudocount * torch.stack(terms).sum()
+
+
+def _uniform(plan: Plan, name: str, log_weights: Tensor) -> Tensor:
+    """One over the number of non-zero weights of each distribution; 0 where the weight is zero."""
+    alive = (log_weights.detach() != -torch.inf).to(log_weights.dtype)
+    return alive / row_totals(plan, name, alive)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import html
+import importlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,8 +21,9 @@ class Record:
     Attributes:
         step: Number of parameter updates so far.
         epoch: Passes over the data so far.
-        train: Mean training log-likelihood a row in nats, measured before the update.
-        valid: Mean validation log-likelihood a row in nats, or None.
+        train: Mean training log-likelihood a row in nats, measured before the updates (the
+            conditional one where there are targets).
+        valid: The same of the validation rows, measured after the updates, or None.
         seconds: Time since the start.
     """
 
@@ -34,8 +39,9 @@ class History:
     """Records in order of time.
 
     Attributes:
-        records: One record an update, or one an epoch for mini-batches.
-        stopped: Why learning ended: "finished", "converged" or "interrupted".
+        records: One record an epoch.
+        stopped: Why learning ended: "finished" (all epochs), "converged" (below the tolerance),
+            "patience" (no better on the validation rows) or "interrupted" (Ctrl-C).
     """
 
     records: tuple[Record, ...]
@@ -46,6 +52,55 @@ class History:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
+
+    @property
+    def best(self) -> Record:
+        """The record with the highest validation log-likelihood; without one the last.
+
+        Raises:
+            ValueError: If there is no record.
+        """
+        if not self.records:
+            raise ValueError(f"the history is empty: learning was {self.stopped} at once")
+        measured = [record for record in self.records if record.valid is not None]
+        return max(measured, key=lambda record: record.valid or 0.0, default=self.records[-1])
+
+    def table(self) -> list[dict[str, float | None]]:
+        """One dictionary a record, by column name."""
+        return [asdict(record) for record in self.records]
+
+    def csv(self) -> str:
+        """The table as comma-separated values with a header; a missing number is empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.table())
+        return text.getvalue()
+
+    def frame(self) -> Any:
+        """The table as a pandas `DataFrame`.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        pandas = importlib.import_module("pandas")
+        return pandas.DataFrame(self.table(), columns=_COLUMNS)
+
+    def _repr_html_(self) -> str:
+        def cells(tag: str, texts: list[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(t)}</{tag}>" for t in texts) + "</tr>"
+
+        rows = [cells("th", list(_COLUMNS))]
+        rows += [cells("td", [_text(v) for v in row.values()]) for row in self.table()]
+        caption = f"<caption>{html.escape(self.stopped)}</caption>"
+        return f"<table>{caption}{''.join(rows)}</table>"
+
+
+_COLUMNS = [field.name for field in fields(Record)]
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 class Report(Protocol):

@@ -1,25 +1,54 @@
 """Exact queries, each a function of (plan, parameters, evidence)."""
 
-from pcircuits.queries.information import mutual_information
+from pcircuits.queries.conditional import conditional, joint_marginal, log_conditional
+from pcircuits.queries.divergence import Divergence, cross_entropy, kl_divergence
+from pcircuits.queries.entropy import Entropy, entropy
+from pcircuits.queries.gradients import Gradients, gradients
+from pcircuits.queries.information import (
+    MostInformative,
+    conditional_mutual_information,
+    most_informative,
+    mutual_information,
+)
 from pcircuits.queries.likelihood import conditional_log_likelihood, log_evidence, log_likelihood
+from pcircuits.queries.map import MapResult, map
 from pcircuits.queries.marginals import (
     latent_marginals,
     leave_one_out,
     log_leave_one_out,
     marginals,
-    pairwise_marginals,
 )
+from pcircuits.queries.moments import covariance, expectation, variance
+from pcircuits.queries.pairwise import pairwise_marginals
 from pcircuits.queries.sampling import sample
 
 __all__ = [
+    "Divergence",
+    "Entropy",
+    "Gradients",
+    "MapResult",
+    "MostInformative",
+    "conditional",
     "conditional_log_likelihood",
+    "conditional_mutual_information",
+    "covariance",
+    "cross_entropy",
+    "entropy",
+    "expectation",
+    "gradients",
+    "joint_marginal",
+    "kl_divergence",
     "latent_marginals",
     "leave_one_out",
+    "log_conditional",
     "log_evidence",
     "log_leave_one_out",
     "log_likelihood",
+    "map",
     "marginals",
+    "most_informative",
     "mutual_information",
     "pairwise_marginals",
     "sample",
+    "variance",
 ]

@@ -318,12 +318,30 @@ def test_numbers_out_of_range_are_refused(num_samples: int, temperature: float) 
 
 # Impossible and bad evidence.
 
+FUNCTION = torch.arange(12.0, dtype=torch.float64).view(4, 3) ** 2
 CONDITIONAL: dict[str, Callable[[pc.Plan, dict[str, Tensor], pc.Evidence], object]] = {
     "marginals": pc.queries.marginals,
     "leave_one_out": pc.queries.leave_one_out,
     "latent_marginals": lambda p, w, e: pc.queries.latent_marginals(p, w, e, ["state_0"]),
     "pairwise_marginals": lambda p, w, e: pc.queries.pairwise_marginals(p, w, e, [(0, 1)]),
     "mutual_information": pc.queries.mutual_information,
+    "conditional_mutual_information": lambda p, w, e: pc.queries.conditional_mutual_information(
+        p, w, [0], [1], [2], e
+    ),
+    "most_informative": lambda p, w, e: vars(pc.queries.most_informative(p, w, 2, e, [1, 3])),
+    "joint_marginal": lambda p, w, e: pc.queries.joint_marginal(p, w, e, [1, 2]),
+    "conditional": lambda p, w, e: pc.queries.conditional(p, w, e, [1], [2]),
+    "log_conditional": lambda p, w, e: pc.queries.log_conditional(
+        p, w, torch.zeros(2, 4, dtype=torch.long), torch.eye(4, dtype=torch.bool)[:2], e
+    ),
+    "expectation": lambda p, w, e: pc.queries.expectation(p, w, FUNCTION, e),
+    "variance": lambda p, w, e: pc.queries.variance(p, w, FUNCTION, e),
+    "covariance": lambda p, w, e: pc.queries.covariance(p, w, FUNCTION.expand(2, 4, 3), e),
+    "entropy": lambda p, w, e: vars(pc.queries.entropy(p, w, e, num_samples=4)),
+    "cross_entropy": lambda p, w, e: vars(
+        pc.queries.cross_entropy(p, w, p, w, e, e, num_samples=4)
+    ),
+    "kl_divergence": lambda p, w, e: vars(pc.queries.kl_divergence(p, w, p, w, e, num_samples=4)),
     "sample": lambda p, w, e: pc.queries.sample(p, w, 2, e),
     "conditional_log_likelihood": lambda p, w, e: pc.queries.conditional_log_likelihood(
         p, w, torch.zeros(2, 4, dtype=torch.long), e

@@ -35,12 +35,12 @@ def circuits(draw: Draw, *, tied: bool | None = None) -> pc.Circuit:
     length = draw(st.sampled_from([1, 2, 3, 3, 4, 4, MAX_VARIABLES]))
     categories = tuple(draw(st.integers(2, MAX_CATEGORIES)) for _ in range(length))
     tie = draw(st.booleans()) if tied is None else tied
-    builder = _Builder(draw, categories, tie)
+    builder = Builder(draw, categories, tie)
     return pc.Circuit(builder.node(tuple(range(length)), num_units=1, sums=2))
 
 
 @dataclass
-class _Builder:
+class Builder:
     """Builds nodes by splitting regions, sometimes reusing a node that is already there."""
 
     draw: Draw
@@ -157,9 +157,8 @@ def parameters_of(
     generator = torch.Generator().manual_seed(draw(SEEDS))
     with_zeros = draw(st.booleans()) if zeros is None else zeros
     with_norm = draw(st.booleans()) if normalized is None else normalized
-    shapes = {name: node.parameter_shape for node, name in circuit.parameter_names.items()}
     parameters = {}
-    for name, shape in shapes.items():
+    for name, shape in circuit.parameter_shapes.items():
         batched = draw(st.booleans()) if per_example is None else per_example
         full = (batch_size, *shape) if batched else shape
         parameters[name] = random_log_weights(

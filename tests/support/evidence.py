@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -25,9 +26,13 @@ class Case:
     parameters: dict[str, Tensor]
     evidence: pc.Evidence
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        # What hypothesis prints of a failure: all nodes of a circuit would be pages.
+        printer.text(f"Case({self.circuit!r}, {sorted(self.parameters)}, {self.evidence!r})")
+
     def rows(self, index: list[int]) -> Case:
         """The same case with some of its examples only."""
-        shapes = {n: node.parameter_shape for node, n in self.circuit.parameter_names.items()}
+        shapes = self.circuit.parameter_shapes
         parameters = {
             name: tensor[index] if tensor.ndim > len(shapes[name]) else tensor
             for name, tensor in self.parameters.items()

@@ -1,0 +1,1 @@
+"""The command `pcircuits`: one file a command, arguments and calls only."""

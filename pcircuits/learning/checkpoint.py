@@ -1,0 +1,146 @@
+"""The state of unfinished learning in a folder: tensors in safetensors, the rest in JSON.
+
+As for a model's folder, the tensors' file carries its checksum in its name and is written first;
+`checkpoint.json` names it and is put in place by one rename, so that whatever happens the folder
+holds the old checkpoint or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from pcircuits.errors import FormatError
+
+FORMAT = "pcircuits-checkpoint"
+FORMAT_VERSION = 1
+_DESCRIPTION = "checkpoint.json"
+
+
+def save_checkpoint(folder: str | Path, state: Mapping[str, object]) -> None:
+    """Writes a state, replacing the one that is there.
+
+    Args:
+        folder: The folder, made if needed.
+        state: Nested dictionaries (keys: strings or integers), lists and tuples of tensors,
+            numbers, strings, truth values and None, such as an optimiser's `state_dict()`.
+
+    Raises:
+        FormatError: If something else is in it; the message says where.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    encoded = _encode(dict(state), tensors, "state")
+    data = safetensors.torch.save(tensors)
+    checksum = hashlib.sha256(data).hexdigest()
+    tensor_file = f"tensors-{checksum[:16]}.safetensors"
+    _write(folder / tensor_file, data)
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tensors": {"file": tensor_file, "sha256": checksum},
+        "state": encoded,
+    }
+    _write(folder / _DESCRIPTION, (json.dumps(description) + "\n").encode())
+    for old in folder.glob("tensors-*.safetensors"):
+        if old.name != tensor_file:
+            old.unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: str | Path) -> dict[str, object] | None:
+    """Reads the state that `save_checkpoint` wrote.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The state, tensors on the CPU; None if there is no checkpoint.
+
+    Raises:
+        FormatError: If the checkpoint is damaged, or of another format or version.
+    """
+    path = Path(folder) / _DESCRIPTION
+    if not path.exists():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        found = (description["format"], description["format_version"])
+        entry, encoded = description["tensors"], description["state"]
+        tensor_file, checksum = str(entry["file"]), entry["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"{path} is not a checkpoint: {error!r}") from error
+    if found != (FORMAT, FORMAT_VERSION):
+        raise FormatError(f"{path} is of {found}; expected {(FORMAT, FORMAT_VERSION)}")
+    tensors = _read_tensors(path.with_name(Path(tensor_file).name), checksum)
+    try:
+        state = _decode(encoded, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} is damaged: {error!r}") from error
+    if not isinstance(state, dict):
+        raise FormatError(f"{path} holds {type(state).__name__}; expected a dictionary")
+    return state
+
+
+def _encode(value: object, tensors: dict[str, Tensor], place: str) -> object:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        # A copy of its own: safetensors writes no memory that two tensors share.
+        key = f"{len(tensors)}:{place}"
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, Mapping) and all(isinstance(key, (str, int)) for key in value):
+        entries = [[k, _encode(v, tensors, f"{place}/{k}")] for k, v in value.items()]
+        return {"entries": entries}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(v, tensors, f"{place}/{i}") for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    raise FormatError(f"{place} is a {type(value).__name__}, which a checkpoint cannot hold")
+
+
+def _decode(value: object, tensors: Mapping[str, Tensor]) -> object:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    [(kind, content)] = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_decode(item, tensors) for item in content)
+    if kind == "entries":
+        return {key: _decode(item, tensors) for key, item in content}
+    raise ValueError(f"unknown entry {kind!r}")
+
+
+def _read_tensors(path: Path, checksum: object) -> dict[str, Tensor]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise FormatError(f"{path} is damaged: its SHA-256 is not {str(checksum)[:16]}...")
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

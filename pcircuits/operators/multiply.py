@@ -1,0 +1,282 @@
+"""Products of compatible circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcircuits.errors import ParameterError, StructureError
+from pcircuits.operators.assembly import Assembler
+from pcircuits.operators.condition import gathered_root
+from pcircuits.operators.tables import dtype_of, table_of, weight_of
+from pcircuits.operators.units import Units, add, densified, input_weight, product, sum_weight
+from pcircuits.parameters import WeightedCircuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
+from pcircuits.validate import compatible
+from pcircuits.validate.splits import merged
+
+Pair = tuple[AnyNode, AnyNode]
+"""A node of the first circuit and one of the second, of the same scope."""
+
+
+def multiply(first: WeightedCircuit, second: WeightedCircuit) -> WeightedCircuit:
+    """The circuit whose value in every world is the product of two circuits' values.
+
+    Every pair of nodes that meet becomes a node, whose units are all pairs of theirs: sums multiply
+    their weights pairwise, products pair the factors of equal scope, regrouped where one has more
+    of them (Vergari et al., "A compositional atlas of tractable circuit operations for
+    probabilistic inference", NeurIPS 2021, theorem 3.1 and algorithm 3). Pairs that are zero
+    everywhere are left out. Pairs of tied nodes are tied, and a product without weights on either
+    side, such as of two logic circuits, has none. The result is not normalised; `normalise` does
+    that and gives the log of the sum. Cost: at most the product of the circuits' sizes.
+
+    Args:
+        first: A circuit.
+        second: A circuit that is compatible with it, of the same variables; a fully factorised one
+            is compatible with all.
+
+    Returns:
+        The product.
+
+    Raises:
+        StructureError: If the circuits are not compatible, naming two products.
+        ParameterError: If the product is zero in every world because of the circuits' zeros.
+    """
+    fits = compatible(first.circuit, second.circuit)
+    if not fits:
+        raise StructureError(f"multiply needs compatible circuits; {fits}")
+    assembler = Assembler(dtype_of(first, second))
+    root = _Multiplication(assembler, first, second).run()
+    if root is None:
+        raise ParameterError("the product of the circuits is zero in every world")
+    return assembler.build(gathered_root(assembler, root))
+
+
+def square(weighted: WeightedCircuit) -> WeightedCircuit:
+    """The square of a circuit's value in every world.
+
+    Args:
+        weighted: A structured-decomposable circuit.
+
+    Returns:
+        Its product with itself, not normalised.
+
+    Raises:
+        StructureError: If the circuit is not structured-decomposable, naming two products.
+        ParameterError: If the circuit is zero in every world.
+    """
+    return multiply(weighted, weighted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Terms:
+    """A node seen as a sum: anything that is not one is the sum of itself.
+
+    Attributes:
+        children: What is summed.
+        table: (K, C) log-weights.
+        mixing: Whether unit k sums only the children's units k.
+        weighted: Whether there are weights.
+        key: Equal for equal weights of one circuit.
+    """
+
+    children: tuple[AnyNode, ...]
+    table: Tensor
+    mixing: bool
+    weighted: bool
+    key: Hashable
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of units of the children."""
+        return [child.num_units for child in self.children]
+
+    @property
+    def full(self) -> bool:
+        """Whether every unit sums all units of the children."""
+        return not self.mixing or (len(self.table) == 1 and set(self.sizes) == {1})
+
+    def dense(self) -> Tensor:
+        """(K, units of all children) log-weights."""
+        return densified(self.table, self.sizes) if self.mixing else self.table
+
+
+class _Multiplication:
+    """Multiplies pair after pair, with a stack of its own: circuits are deeper than Python's."""
+
+    def __init__(
+        self, assembler: Assembler, first: WeightedCircuit, second: WeightedCircuit
+    ) -> None:
+        self._assembler = assembler
+        self._sides = (first, second)
+        self._known: dict[Pair, Units | None] = {}
+        self._regrouped: dict[Hashable, AnyNode] = {}
+        self._tables: dict[Hashable, Tensor] = {}
+
+    def run(self) -> Units | None:
+        """The product of the roots; None if it is zero."""
+        first, second = self._sides
+        roots = (first.circuit.root, second.circuit.root)
+        stack = [self._steps(roots)]
+        while stack:
+            below = next(stack[-1], None)
+            if below is None:
+                stack.pop()
+            elif below not in self._known:
+                stack.append(self._steps(below))
+        return self._known[roots]
+
+    def _steps(self, pair: Pair) -> Generator[Pair]:
+        """Makes the product of a pair; yields the pairs that have to be known first."""
+        if isinstance(pair[0], Sum) or isinstance(pair[1], Sum):
+            yield from self._sum(pair)
+        elif isinstance(pair[0], Input) and isinstance(pair[1], Input):
+            self._known[pair] = self._input(pair[0], pair[1])
+        else:
+            yield from self._product(pair)
+
+    def _sum(self, pair: Pair) -> Generator[Pair]:
+        dtype = self._assembler.dtype
+        left, right = (_terms(w, node, dtype) for w, node in zip(self._sides, pair, strict=True))
+        pairs = [(a, b) for a in left.children for b in right.children]
+        yield from pairs
+        found = [self._known[inner] for inner in pairs]
+        alive = [units is not None for units in found]
+        parts = [units for units in found if units is not None]
+        if not parts:
+            self._known[pair] = None
+            return
+        both = left.mixing and right.mixing
+        if both:
+            parts = self._spread(pair, pairs, found)
+        key = (left.key, right.key, tuple(alive), tuple(left.sizes), tuple(right.sizes))
+        if key not in self._tables:
+            make = _mixed if both else _outer
+            self._tables[key] = make(left, right, alive)
+        table = self._tables[key]
+        plain = not left.weighted and not right.weighted and (both or (left.full and right.full))
+        weight = None if plain else sum_weight(table, key)
+        self._known[pair] = add(self._assembler, parts, weight, table, mixing=both)
+
+    def _spread(
+        self, pair: Pair, pairs: Sequence[Pair], found: Sequence[Units | None]
+    ) -> list[Units]:
+        """The terms of a mixing sum, all units of each: a child of one unit serves every other."""
+        rows, columns = _grid(pair[0].num_units, pair[1].num_units)
+        spread = []
+        for (a, b), units in zip(pairs, found, strict=True):
+            if units is None:
+                continue
+            if units.size == 1 and units.index is None:
+                spread.append(units)
+                continue
+            own = rows if a.num_units > 1 else torch.zeros_like(rows)
+            other = columns if b.num_units > 1 else torch.zeros_like(columns)
+            spread.append(units.take(own * b.num_units + other))
+        return spread
+
+    def _input(self, first: Input, second: Input) -> Units | None:
+        size = first.num_units * second.num_units
+        if first.supports is not None and second.supports is not None:
+            common = tuple(
+                tuple(sorted(set(a) & set(b))) for a in first.supports for b in second.supports
+            )
+            if not any(common):
+                return None
+            node = self._assembler.input(first.variable, first.num_categories, common)
+            return Units(size, node)
+        key = (_input_key(self._sides[0], first), _input_key(self._sides[1], second))
+        if key not in self._tables:
+            left = table_of(self._sides[0], first, self._assembler.dtype)
+            right = table_of(self._sides[1], second, self._assembler.dtype)
+            self._tables[key] = (left[:, None] + right).flatten(0, 1)
+        table = self._tables[key]
+        if bool(table.isneginf().all()):
+            return None
+        weight = input_weight(table, key)
+        return Units(size, self._assembler.input(first.variable, first.num_categories, weight))
+
+    def _product(self, pair: Pair) -> Generator[Pair]:
+        """Pairs the factors of equal scope; the small scopes first, since a zero ends it."""
+        parts = []
+        rows, columns = _grid(pair[0].num_units, pair[1].num_units)
+        scopes = [factor.scope.bits for node in pair for factor in _factors(node)]
+        for scope in sorted(merged(scopes), key=int.bit_count):
+            left, own = self._grouped(pair[0], scope)
+            right, other = self._grouped(pair[1], scope)
+            yield left, right
+            units = self._known[left, right]
+            if units is None:
+                self._known[pair] = None
+                return
+            parts.append(units.take(own[rows] * right.num_units + other[columns]))
+        self._known[pair] = product(self._assembler, parts)
+
+    def _grouped(self, node: AnyNode, scope: int) -> tuple[AnyNode, Tensor]:
+        """The factors of a node inside a scope as one node, and its unit for each of the node's."""
+        factors = _factors(node)
+        inside = tuple(factor for factor in factors if factor.scope.bits & scope)
+        everything = torch.arange(node.num_units)
+        if len(inside) == len(factors) > 1:
+            return node, everything
+        kind = KroneckerProduct if isinstance(node, KroneckerProduct) else Product
+        group = inside[0]
+        if len(inside) > 1:
+            group = self._regrouped.setdefault((kind, inside), kind(*inside))
+        if kind is Product:
+            return group, everything
+        unit, remaining = torch.zeros_like(everything), everything
+        radix = 1
+        for factor in reversed(factors):
+            if factor.scope.bits & scope:
+                unit = unit + radix * (remaining % factor.num_units)
+                radix *= factor.num_units
+            remaining = remaining // factor.num_units
+        return group, unit
+
+
+def _factors(node: AnyNode) -> tuple[AnyNode, ...]:
+    return node.children if isinstance(node, (Product, KroneckerProduct)) else (node,)
+
+
+def _terms(weighted: WeightedCircuit, node: AnyNode, dtype: torch.dtype) -> _Terms:
+    if not isinstance(node, Sum):
+        table = torch.zeros(node.num_units, 1, dtype=dtype)
+        return _Terms((node,), table, True, False, ("itself", node.num_units))
+    weight, table = weight_of(weighted, node), table_of(weighted, node, dtype)
+    key = weight.key if weight else ("plain", node.num_units)
+    return _Terms(node.children, table, node.mixing, node.weighted, (key, node.mixing))
+
+
+def _grid(first: int, second: int) -> tuple[Tensor, Tensor]:
+    """Unit of the first and of the second node for each unit of their product."""
+    unit = torch.arange(first * second)
+    return unit // second, unit % second
+
+
+def _input_key(weighted: WeightedCircuit, node: Input) -> Hashable:
+    weight = weight_of(weighted, node)
+    return node.supports if weight is None else weight.key
+
+
+def _mixed(left: _Terms, right: _Terms, alive: Sequence[bool]) -> Tensor:
+    """(pairs of units, pairs of children) log-weights of two sums that mix unit by unit."""
+    table = left.table[:, None, :, None] + right.table[None, :, None, :]
+    return table.flatten(2).flatten(0, 1)[:, torch.tensor(alive)]
+
+
+def _outer(left: _Terms, right: _Terms, alive: Sequence[bool]) -> Tensor:
+    """(pairs of units, pairs of units of every pair of children) log-weights of dense sums."""
+    rights = right.dense().split(right.sizes, dim=1)
+    pairs = ((a, b) for a in left.dense().split(left.sizes, dim=1) for b in rights)
+    return torch.cat(
+        [
+            (a[:, None, :, None] + b[None, :, None, :]).flatten(2).flatten(0, 1)
+            for (a, b), living in zip(pairs, alive, strict=True)
+            if living
+        ],
+        dim=1,
+    )

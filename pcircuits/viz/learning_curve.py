@@ -1,0 +1,68 @@
+"""Learning curves from histories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+
+from pcircuits.errors import StructureError
+from pcircuits.learning.history import History
+from pcircuits.viz.style import COLOURS, MARKERS, axes_or_new, without_frame
+
+_FEW = 15
+BY = {"epoch": "epoch", "step": "parameter updates", "seconds": "time (s)"}
+
+
+def learning_curve(
+    history: History | Mapping[str, History], *, by: str = "epoch", ax: Axes | None = None
+) -> Axes:
+    """Draws log-likelihood by time of learning: training data solid, validation data dashed.
+
+    Args:
+        history: A history, or several by the name that the legend gives them.
+        by: "epoch", "step" or "seconds".
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        StructureError: If there is nothing to draw, or `by` is unknown.
+    """
+    named = {"": history} if isinstance(history, History) else dict(history)
+    if not named or not all(len(h) for h in named.values()):
+        raise StructureError("expected histories of at least one record; found an empty one")
+    if by not in BY:
+        raise StructureError(f"expected by to be one of {tuple(BY)}; found {by!r}")
+    axes = axes_or_new(ax, (5.0, 3.2))
+    for number, (name, own) in enumerate(named.items()):
+        _curves(axes, number, name, own, by)
+    axes.set_xlabel(BY[by])
+    axes.set_ylabel("log-likelihood (nats a row)")
+    axes.grid(alpha=0.3)
+    without_frame(axes)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return axes
+
+
+def _curves(axes: Axes, number: int, name: str, history: History, by: str) -> None:
+    colour = COLOURS[number % len(COLOURS)]
+    marker = MARKERS[number % len(MARKERS)] if len(history) <= _FEW else ""
+    for what, line in (("train", "-"), ("valid", "--")):
+        points = [
+            (getattr(record, by), getattr(record, what))
+            for record in history
+            if getattr(record, what) is not None
+        ]
+        if points:
+            label = f"{name}, {what}" if name else what
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                markersize=4,
+                label=label,
+            )
