@@ -20,7 +20,6 @@ from torch import Tensor
 
 import pcircuits as pc
 from benchmarks.density_data import DataSet, Rows
-from pcircuits.learning.chow_liu import hclt_start, pairwise_mutual_information, spanning_tree
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,11 @@ def run_set(
     models: list[pc.CircuitModel] = []
     valid: list[Tensor] = []
     weights = torch.ones(0)
-    information = pairwise_mutual_information(
+    information = pc.pairwise_mutual_information(
         data.train.values, weights=data.train.weights, num_categories=2
     )
     for seed in range(settings.members):
-        parents = spanning_tree(_perturbed(information, seed, settings.tree_noise))
+        parents = pc.spanning_tree(_perturbed(information, seed, settings.tree_noise))
         models.append(_learn_member(data, parents, units, seed, settings))
         valid.append(log_likelihoods(models[-1], data.valid))
         weights = mixture_weights(torch.stack(valid), data.valid)
@@ -176,7 +175,7 @@ def _learn_member(
 ) -> pc.CircuitModel:
     train = data.train
     model = pc.CircuitModel(pc.families.hidden_chow_liu(parents, units, 2), seed=seed)
-    start = hclt_start(
+    start = pc.hclt_start(
         train.values, parents, units, weights=train.weights, num_categories=2, seed=seed
     )
     model.set_probabilities(start)

@@ -1,6 +1,9 @@
 """Probabilistic circuits over categorical variables: structure, plan, parameters, queries."""
 
-from pcircuits import errors, queries
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pcircuits import errors, operators, queries
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Cost, Plan
 from pcircuits.execute.api import forward
@@ -11,25 +14,46 @@ from pcircuits.io.juice import read_clt, read_juice_jpc, read_spn
 from pcircuits.io.logic_files import read_nnf, read_sdd
 from pcircuits.io.networkx import from_networkx, to_networkx, weighted_from_networkx
 from pcircuits.io.psdd import read_psdd
-from pcircuits.io.scalars import ScalarBuilder
+from pcircuits.scalars import ScalarBuilder
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.io.text import from_text, to_text, weighted_from_text
+from pcircuits.learning.chow_liu import (
+    ChowLiuTree,
+    chow_liu,
+    chow_liu_tree,
+    hclt,
+    hclt_start,
+    pairwise_mutual_information,
+    spanning_tree,
+)
 from pcircuits.learning.contexts import context_hmm
+from pcircuits.learning.cutset import cutset_network
+from pcircuits.learning.distillation import distil_latents, initialise_kmeans, latent_nodes
 from pcircuits.learning.em import EMSettings, EMState, em_step, fit_em
 from pcircuits.learning.flows import flows
 from pcircuits.learning.gradient import fit_gradient
 from pcircuits.learning.history import History, Record
+from pcircuits.learning.initialise import initialise_random, kmeans
+from pcircuits.learning.interrupt import stop_on_interrupt
+from pcircuits.learning.learn_spn import learn_spn
+from pcircuits.learning.objective import mean_log_likelihood
+from pcircuits.learning.prune_grow import Pruned, grow_units, prune_units, prune_weights
 from pcircuits.module import CircuitModel, load
 from pcircuits.parameters import WeightedCircuit, normalise_parameter, random_parameters
 from pcircuits.structure import families
 from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Part, Product, Sum
 from pcircuits.structure.region_graph import RegionGraph, RegionGraphBuilder
 from pcircuits.structure.scope import Scope
-from pcircuits.validate import Properties, validate
+from pcircuits.validate import Compatibility, Properties, Vtree, compatible, validate
+
+if TYPE_CHECKING:
+    from pcircuits import viz
 
 __all__ = [
+    "ChowLiuTree",
     "Circuit",
     "CircuitModel",
+    "Compatibility",
     "Cost",
     "EMSettings",
     "EMState",
@@ -42,15 +66,22 @@ __all__ = [
     "PreparedParameters",
     "Product",
     "Properties",
+    "Pruned",
     "Record",
     "RegionGraph",
     "RegionGraphBuilder",
     "ScalarBuilder",
     "Scope",
     "Sum",
+    "Vtree",
     "WeightedCircuit",
+    "chow_liu",
+    "chow_liu_tree",
+    "compatible",
     "compile_circuit",
     "context_hmm",
+    "cutset_network",
+    "distil_latents",
     "em_step",
     "errors",
     "families",
@@ -60,9 +91,22 @@ __all__ = [
     "forward",
     "from_networkx",
     "from_text",
+    "grow_units",
+    "hclt",
+    "hclt_start",
+    "initialise_kmeans",
+    "initialise_random",
+    "kmeans",
+    "latent_nodes",
+    "learn_spn",
     "load",
+    "mean_log_likelihood",
     "normalise_parameter",
+    "operators",
+    "pairwise_mutual_information",
     "prepare",
+    "prune_units",
+    "prune_weights",
     "queries",
     "random_parameters",
     "read_clt",
@@ -72,12 +116,37 @@ __all__ = [
     "read_psdd",
     "read_sdd",
     "read_spn",
+    "spanning_tree",
+    "stop_on_interrupt",
     "structure_from_json",
     "structure_to_json",
     "to_networkx",
     "to_text",
     "validate",
+    "viz",
     "weighted_from_networkx",
     "weighted_from_text",
     "write_jpc",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Pictures come when they are asked for: matplotlib takes half a second to import.
+    if name == "viz":
+        return importlib.import_module("pcircuits.viz")
+    raise AttributeError(f"module 'pcircuits' has no attribute {name!r}")
+
+
+def _circuit_html(circuit: Circuit) -> str:
+    html: str = __getattr__("viz").circuit_html(circuit)
+    return html
+
+
+def _model_html(model: CircuitModel) -> str:
+    html: str = __getattr__("viz").model_html(model)
+    return html
+
+
+# What notebooks show is a picture, and pictures rank above what they are of.
+setattr(Circuit, "_repr_html_", _circuit_html)  # noqa: B010
+setattr(CircuitModel, "_repr_html_", _model_html)  # noqa: B010

@@ -163,6 +163,81 @@ class CircuitModel(nn.Module):
         """(B, L, L) mutual information in nats, entropies on the diagonal."""
         return queries.mutual_information(self.plan, self.log_parameters(), evidence)
 
+    def joint_marginal(self, evidence: Evidence | None, variables: Sequence[int]) -> Tensor:
+        """(B, V, V, ...) posterior of a few variables together, an axis for each."""
+        return queries.joint_marginal(self.plan, self.log_parameters(), evidence, variables)
+
+    def conditional(
+        self, evidence: Evidence | None, target: Sequence[int], given: Sequence[int] = ()
+    ) -> Tensor:
+        """(B, axes of the given, axes of the targets) P(target | given, evidence)."""
+        return queries.conditional(self.plan, self.log_parameters(), evidence, target, given)
+
+    def map(
+        self,
+        evidence: Evidence | None = None,
+        *,
+        method: str = "local_search",
+        restarts: int = 0,
+        node_limit: int = 10_000,
+        generator: torch.Generator | None = None,
+    ) -> queries.MapResult:
+        """Probable assignments, their log-probability, an upper bound, and where they are exact."""
+        return queries.map(
+            self.plan,
+            self.log_parameters(),
+            evidence,
+            method=method,
+            restarts=restarts,
+            node_limit=node_limit,
+            generator=generator,
+        )
+
+    def expectation(self, functions: Tensor, evidence: Evidence | None = None) -> Tensor:
+        """(B,) or (B, F) expectations of additive functions (L, V) or (F, L, V)."""
+        return queries.expectation(self.plan, self.log_parameters(), functions, evidence)
+
+    def variance(self, functions: Tensor, evidence: Evidence | None = None) -> Tensor:
+        """(B,) or (B, F) variances of additive functions."""
+        return queries.variance(self.plan, self.log_parameters(), functions, evidence)
+
+    def covariance(self, functions: Tensor, evidence: Evidence | None = None) -> Tensor:
+        """(B, F, F) covariances of additive functions (F, L, V)."""
+        return queries.covariance(self.plan, self.log_parameters(), functions, evidence)
+
+    def entropy(
+        self,
+        evidence: Evidence | None = None,
+        *,
+        num_samples: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> queries.Entropy:
+        """Entropy in nats with bounds: exact, or estimated if samples are asked for."""
+        return queries.entropy(
+            self.plan,
+            self.log_parameters(),
+            evidence,
+            num_samples=num_samples,
+            generator=generator,
+        )
+
+    def most_informative(
+        self,
+        targets: int | Sequence[int],
+        evidence: Evidence | None = None,
+        candidates: Sequence[int] | None = None,
+    ) -> queries.MostInformative:
+        """The variable whose value tells most about the targets, and the score of each."""
+        return queries.most_informative(
+            self.plan, self.log_parameters(), targets, evidence, candidates
+        )
+
+    def kl_divergence(self, other: CircuitModel) -> queries.Divergence:
+        """(1,) Kullback-Leibler divergence; exact or an error, see `queries.kl_divergence`."""
+        return queries.kl_divergence(
+            self.plan, self.log_parameters(), other.plan, other.log_parameters()
+        )
+
     def sample(
         self,
         num_samples: int,

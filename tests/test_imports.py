@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS: dict[str, dict[str, int]] = {
     "pcircuits": {
         "errors": 0,
-        "types": 0,
+        "files": 0,
         "structure": 1,
         "validate": 2,
         "compile": 3,
         "parameters": 4,
+        "scalars": 4,
         "execute": 5,
         "queries": 6,
         "operators": 7,

@@ -14,7 +14,6 @@ from torch import Tensor
 import pcircuits as pc
 from codd.checkpoint import save_checkpoint
 from codd.errors import CheckpointError, ConfigError
-from codd.training.interrupt import stop_on_interrupt
 from codd.training.loop import HistoryEntry, Outcome, checkpoint_of, progress_bar, step_seed
 from codd.training.windows import sample_windows
 
@@ -89,7 +88,7 @@ def train_circuit(
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: missing or misshapen entry {error}") from error
     bar = progress_bar("circuit", run, training.steps, shown=show_progress)
-    with stop_on_interrupt() as stop, bar as report:
+    with pc.stop_on_interrupt() as stop, bar as report:
         saved = run.step
         while run.step < training.steps and not stop.requested:
             run.take_step(train)

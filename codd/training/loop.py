@@ -26,9 +26,9 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
+import pcircuits as pc
 from codd.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from codd.errors import CheckpointError, ConfigError, TrainingError
-from codd.training.interrupt import stop_on_interrupt
 from codd.training.muon import Muon
 
 AVERAGE_PREFIX = "ema."
@@ -164,7 +164,7 @@ def optimise(
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: missing or misshapen entry {error}") from error
     bar = progress_bar(title, run, schedule.steps, shown=show_progress)
-    with stop_on_interrupt() as stop, bar as report:
+    with pc.stop_on_interrupt() as stop, bar as report:
         saved = run.step
         while run.step < schedule.steps and not stop.requested:
             run.take_step(loss_at)

@@ -105,6 +105,8 @@ def what_is_known(
     """
     if data is not None and given is not None:
         raise EvidenceError("expected a data file or --given; found both")
+    if data is None and key is not None:
+        raise EvidenceError(f"--key {key}: expected an .npz data file with it; found none")
     names = [f"X{i}" for i in range(circuit.num_variables)]
     if data is None:
         return Known(None if given is None else _assigned(circuit, given), names)

@@ -17,7 +17,7 @@ from pcircuits.cli.arguments import add_given, add_model, new_parser, what_is_kn
 from pcircuits.cli.models import read_model
 from pcircuits.errors import FormatError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.io.files import write_atomically
+from pcircuits.files import write_atomically
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pcircuits.errors import StructureError
 from pcircuits.learning.chow_liu import chow_liu, chow_liu_tree, hclt_start
+from pcircuits.learning.cutset import cutset_network
 from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit
@@ -249,6 +250,11 @@ FAMILIES: dict[str, Family] = {
         "LearnSPN: clusters of rows and independent groups of variables, from the data",
         (),
         _learned(lambda r: learn_spn(r.values, num_categories=r.categories, seed=r.seed)),
+    ),
+    "cutset-network": Family(
+        "deterministic: decisions over Chow-Liu trees, from the data",
+        (),
+        _learned(lambda r: cutset_network(r.values, num_categories=r.categories)),
     ),
     "quad-tree": Family(
         "images cut into quarters",

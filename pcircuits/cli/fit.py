@@ -15,7 +15,7 @@ from pcircuits.cli.families import DEFAULTS, FAMILIES, Family, build_model
 from pcircuits.cli.tables import Table, read_table
 from pcircuits.errors import EvidenceError, FormatError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.io.files import write_atomically
+from pcircuits.files import write_atomically
 from pcircuits.learning.history import History
 from pcircuits.module import CircuitModel
 
@@ -213,6 +213,12 @@ def _add_learning(group: Any) -> None:
         metavar="C",
         help="count added to every distribution; default 0.1",
     )
+    _add_stopping(group)
+    add_seed(group)
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_stopping(group: Any) -> None:
     group.add_argument(
         "--tolerance",
         type=float,
@@ -226,5 +232,3 @@ def _add_learning(group: Any) -> None:
         metavar="N",
         help="stop after so many epochs without a better one on --valid, and keep the best",
     )
-    add_seed(group)
-    group.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pcircuits.errors import FormatError
-from pcircuits.io.files import read_text, write_atomically
+from pcircuits.files import read_text, write_atomically
 from pcircuits.io.folder import load_folder, save_folder
 from pcircuits.io.jpc import read_jpc, write_jpc
 from pcircuits.io.juice import read_clt, read_spn

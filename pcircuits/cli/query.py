@@ -50,6 +50,18 @@ def add_parser(commands: Any) -> None:
         metavar="QUERY",
         help="see below; default %(default)s",
     )
+    _add_options(parser)
+    add_seed(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=".csv, .tsv, .npy, .npz or .parquet; default CSV on standard output",
+    )
+    parser.set_defaults(run=run)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", type=int, nargs="+", metavar="VARIABLE", help="by number")
     parser.add_argument("--condition", type=int, nargs="+", metavar="VARIABLE", help="by number")
     parser.add_argument("--other", type=Path, metavar="MODEL", help="a model to compare with")
@@ -62,14 +74,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=512, metavar="N", help="rows at a time; default 512"
     )
-    add_seed(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help=".csv, .tsv, .npy, .npz or .parquet; default CSV on standard output",
-    )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pcircuits.errors import FormatError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.io.files import read_bytes, read_text, write_atomically
+from pcircuits.files import read_bytes, read_text, write_atomically
 
 _MISSING = frozenset({"", "nan", "na", "none", "null", "?", "-1"})
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pcircuits.cli.arguments import add_model, new_parser
 from pcircuits.cli.models import read_model
-from pcircuits.parameters import WeightedCircuit
+from pcircuits.operators.tables import zeros_of
 from pcircuits.validate import compatible, validate
 
 _PROPERTIES = ("smooth", "decomposable", "structured-decomposable", "deterministic")
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         CircuitError: If a model cannot be read.
     """
     weighted = read_model(args.model)
-    found = validate(weighted.circuit, zeros=_zeros(weighted))
+    found = validate(weighted.circuit, zeros=zeros_of(weighted))
     print(found)
     required = dict.fromkeys([*_PROPERTIES[:2], *args.require])
     answers = {name: getattr(found, name.replace("-", "_")) for name in required}
@@ -67,12 +67,3 @@ def run(args: argparse.Namespace) -> int:
     for what in lacking:
         print(f"pcircuits: violated: {args.model} is {what}", file=sys.stderr)
     return 1 if lacking else 0
-
-
-def _zeros(weighted: WeightedCircuit) -> dict[str, Any]:
-    """Which weights are exactly zero: what learning made impossible counts."""
-    return {
-        name: tensor.isneginf().tolist()
-        for name, tensor in weighted.log_weights.items()
-        if bool(tensor.isneginf().any())
-    }

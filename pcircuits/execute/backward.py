@@ -81,18 +81,24 @@ class WeightGradient:
     def _multiply_pairs(self) -> None:
         if not self._pairs:
             return
-        u, e = self._pairs[0]
-        if len(self._pairs) > 1:
-            u = torch.cat([u for u, _ in self._pairs])
-            e = torch.cat([e for _, e in self._pairs])
-        self._pairs, self._rows = [], 0
         assert isinstance(self._weights, Weights)
-        if self._linear is None:
-            self._linear = outer(u, e, self._weights.factor)
-        elif self._linear.ndim == 2:
-            self._linear.addmm_(u.flatten(0, 1).T, e.flatten(0, 1))
-        else:
-            self._linear += outer(u, e, self._weights.factor)
+        factor = self._weights.factor
+        for u, e in _stacked(self._pairs, factor):
+            if self._linear is None:
+                self._linear = outer(u, e, factor)
+            elif self._linear.ndim == 2:
+                self._linear.addmm_(u.flatten(0, 1).T, e.flatten(0, 1))
+            else:
+                self._linear += outer(u, e, factor)
+        self._pairs, self._rows = [], 0
+
+
+def _stacked(pairs: list[tuple[Tensor, Tensor]], factor: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of several layers as one where an axis is summed over: the folds, or the examples."""
+    axis = 0 if factor.ndim == 2 or factor.shape[0] == 1 else 1
+    if len(pairs) == 1 or (axis == 1 and factor.shape[1] > 1):
+        return pairs
+    return [(torch.cat([u for u, _ in pairs], axis), torch.cat([e for _, e in pairs], axis))]
 
 
 class ValueGradients:

@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pcircuits.errors import FormatError
-from pcircuits.io.files import write_atomically
+from pcircuits.files import write_atomically
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.structure.nodes import Circuit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pcircuits.errors import CircuitError, FormatError
-from pcircuits.io.files import read_bytes, write_atomically
+from pcircuits.files import read_bytes, write_atomically
 from pcircuits.io.jpc_export import export_nodes
 from pcircuits.io.jpc_import import import_nodes
 from pcircuits.io.jpc_nodes import read_nodes

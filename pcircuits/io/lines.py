@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pcircuits.errors import CircuitError, FormatError
-from pcircuits.io.files import read_text
-from pcircuits.io.scalars import ScalarBuilder
+from pcircuits.files import read_text
 from pcircuits.parameters import WeightedCircuit
+from pcircuits.scalars import ScalarBuilder
 from pcircuits.structure.scope import Scope
 
 LARGEST_VARIABLE = 1_000_000

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pcircuits.errors import FormatError
-from pcircuits.io.scalars import ScalarBuilder
 from pcircuits.parameters import WeightedCircuit
+from pcircuits.scalars import ScalarBuilder
 from pcircuits.structure.nodes import (
     AnyNode,
     Circuit,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from pcircuits.errors import FormatError
+from pcircuits.files import write_atomically
 
 FORMAT = "pcircuits-checkpoint"
 FORMAT_VERSION = 1
@@ -42,14 +42,14 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, object]) -> None:
     data = safetensors.torch.save(tensors)
     checksum = hashlib.sha256(data).hexdigest()
     tensor_file = f"tensors-{checksum[:16]}.safetensors"
-    _write(folder / tensor_file, data)
+    write_atomically(folder / tensor_file, data)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tensors": {"file": tensor_file, "sha256": checksum},
         "state": encoded,
     }
-    _write(folder / _DESCRIPTION, (json.dumps(description) + "\n").encode())
+    write_atomically(folder / _DESCRIPTION, (json.dumps(description) + "\n").encode())
     for old in folder.glob("tensors-*.safetensors"):
         if old.name != tensor_file:
             old.unlink(missing_ok=True)
@@ -132,15 +132,3 @@ def _read_tensors(path: Path, checksum: object) -> dict[str, Tensor]:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise FormatError(f"{path} is not a safetensors file: {error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import chi2
+from scipy.special import gammaincc
 from torch import Tensor
 
 from pcircuits.learning.history import Report, progress_bar
@@ -158,7 +158,9 @@ def _independent_groups(
     statistic = 2 * np.add.reduceat(np.add.reduceat(terms, starts, axis=0), starts, axis=1)
     freedom = np.add.reduceat((margins > 0).astype(np.float64), starts) - 1
     degrees = np.outer(freedom, freedom)
-    p_value = np.where(degrees > 0, chi2.sf(statistic, np.maximum(degrees, 1)), 1.0)
+    # The chi-square distribution's tail.
+    tail = gammaincc(np.maximum(degrees, 1) / 2, statistic / 2)
+    p_value = np.where(degrees > 0, tail, 1.0)
     _, label = connected_components(csr_array(p_value <= significance), directed=False)
     return np.asarray(label)
 

@@ -177,12 +177,11 @@ class _Growth:
 
     def _mixing(self, node: Sum, parts: Sequence[_Copies], factor: int) -> _Copies:
         """Copies of one child are mixed with the copies of the same number of the others."""
-        own = [p.origin for c, p in zip(node.children, parts, strict=True) if c.num_units > 1]
-        origin = torch.arange(node.num_units).repeat(factor)
-        if node.num_units > 1 and own:
-            origin = max(own, key=len)
-        elif node.num_units == 1:
-            origin = max((part.origin for part in parts), key=len)
+        origin = torch.arange(node.num_units)
+        if factor > 1:
+            pairs = zip(node.children, parts, strict=True)
+            own = [part.origin for child, part in pairs if child.num_units == node.num_units]
+            origin = max((origin, *own), key=len)
         targets = [
             origin if child.num_units == node.num_units else torch.zeros(1, dtype=torch.long)
             for child in node.children

@@ -97,7 +97,7 @@ class _Kept:
     """
 
     units: Mapping[AnyNode, tuple[int, ...]]
-    terms: Mapping[AnyNode, tuple[int, ...]]
+    terms: Mapping[Sum, tuple[int, ...]]
 
 
 def _restricted(weighted: WeightedCircuit, graph: UnitGraph, used: bytearray) -> WeightedCircuit:
@@ -175,8 +175,23 @@ def _kept(circuit: Circuit, graph: UnitGraph, used: bytearray) -> _Kept:
         wanted.setdefault(groups.of(node), set()).update(own[node])
     for node in groups.whole(nodes):
         wanted[groups.of(node)] = set(range(node.num_units))
-    units = {group: tuple(sorted(places)) for group, places in wanted.items()}
-    return _Kept({node: units[groups.of(node)] for node in nodes}, terms)
+    units: dict[AnyNode, tuple[int, ...]] = {}
+    for node in nodes:
+        if isinstance(node, KroneckerProduct):
+            units[node] = _combinations(node, units)
+        else:
+            units[node] = tuple(sorted(wanted[groups.of(node)]))
+    return _Kept(units, terms)
+
+
+def _combinations(
+    node: KroneckerProduct, units: Mapping[AnyNode, tuple[int, ...]]
+) -> tuple[int, ...]:
+    """The units of an all-pairs product that its children's units leave, used or not."""
+    found: tuple[int, ...] = (0,)
+    for child in node.children:
+        found = tuple(unit * child.num_units + own for unit in found for own in units[child])
+    return found
 
 
 def _terms(graph: UnitGraph, used: bytearray, node: Sum) -> tuple[int, ...]:
@@ -192,7 +207,7 @@ def _terms(graph: UnitGraph, used: bytearray, node: Sum) -> tuple[int, ...]:
 class _Groups:
     """Which nodes keep the same units: a product and its children, a mixing sum and its."""
 
-    def __init__(self, nodes: Iterable[AnyNode], terms: Mapping[AnyNode, Sequence[int]]) -> None:
+    def __init__(self, nodes: Iterable[AnyNode], terms: Mapping[Sum, Sequence[int]]) -> None:
         self._above: dict[AnyNode, AnyNode] = {}
         self._members: dict[AnyNode, int] = {}
         for node in nodes:

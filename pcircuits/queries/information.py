@@ -21,8 +21,11 @@ from pcircuits.queries.conditional import (
 from pcircuits.queries.decomposition import entropy_of
 from pcircuits.queries.likelihood import require_possible
 from pcircuits.queries.marginals import marginals, marginals_and_log_value
-from pcircuits.queries.pairwise import Progress, separations
+from pcircuits.queries.pairwise import Progress, Separation, separations
 from pcircuits.queries.posterior import Posterior, posterior
+
+# Entries of the pair tables that are laid out at once.
+_TABLE_ENTRIES = 1 << 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,8 @@ def mutual_information(
 
     Returns:
         (B, L, L) in nats, symmetric, with the entropy of each variable on the diagonal; zero for
-        observed variables. Differentiable where parameters or potentials are.
+        observed variables. Differentiable where parameters or potentials are; then the graph of
+        all passes is kept, so call it under `torch.no_grad()` where no gradient is needed.
 
     Raises:
         EvidenceError: If the evidence does not fit or is impossible.
@@ -75,11 +79,24 @@ def mutual_information(
     uncertain = (allowed > 1).any(0).nonzero()[:, 0].tolist()
     rows = {i: torch.zeros_like(entropy) for i in range(length)}
     for i, separation in separations(given, uncertain[:-1], progress=progress):
-        joint = separation.joint(i).transpose(1, 2)
-        shared = (entropy[:, i, None] + entropy - entropy_of(joint, 2)).clamp_min(0.0)
-        rows[i] = torch.where(torch.arange(length, device=shared.device) > i, shared, 0.0)
+        others = [j for j in uncertain if j > i]
+        joint = _joint_entropies(separation, i, others)
+        shared = (entropy[:, i, None] + entropy[:, others] - joint).clamp_min(0.0)
+        at = torch.tensor(others, device=shared.device)
+        rows[i] = rows[i].index_copy(1, at, shared)
     upper = torch.stack([rows[i] for i in range(length)], dim=1)
     return upper + upper.transpose(1, 2) + torch.diag_embed(entropy)
+
+
+def _joint_entropies(separation: Separation, first: int, others: list[int]) -> Tensor:
+    """(B, O) entropy of a variable together with each of others, some tables at a time."""
+    batch, _, _, categories = separation.marginals.shape
+    at_once = max(1, _TABLE_ENTRIES // (batch * categories**2))
+    found = []
+    for start in range(0, len(others), at_once):
+        joint = separation.joint(first, others[start : start + at_once])
+        found.append(entropy_of(joint.transpose(1, 2), 2))
+    return torch.cat(found, dim=1)
 
 
 def conditional_mutual_information(

@@ -43,15 +43,16 @@ class Separation:
     probability: Tensor
     marginals: Tensor
 
-    def joint(self, first: int) -> Tensor:
-        """(B, V, L, V) joint posterior of one variable with every variable."""
+    def joint(self, first: int, others: Sequence[int]) -> Tensor:
+        """(B, V, O, V) joint posterior of one variable with others."""
         weighted = self.probability[..., None] * self.marginals[:, :, first]
-        joint = torch.einsum("brv,brlw->bvlw", weighted, self.marginals)
-        own = weighted.sum(1)
+        joint = torch.einsum("brv,brow->bvow", weighted, self.marginals[:, :, list(others)])
+        if first not in others:
+            return joint
         # Two draws of the variable given the alternative would differ; it is one.
-        return joint.index_copy(
-            2, torch.tensor([first], device=own.device), own.diag_embed()[:, :, None]
-        )
+        itself = torch.tensor([other == first for other in others], device=joint.device)
+        own = weighted.sum(1).diag_embed()[:, :, None]
+        return torch.where(itself[:, None], own, joint)
 
 
 def pairwise_marginals(
@@ -64,7 +65,8 @@ def pairwise_marginals(
 ) -> Tensor:
     """P(X_i = a, X_j = b | evidence) for pairs of variables.
 
-    Differentiable where parameters or potentials are.
+    Differentiable where parameters or potentials are; then the graph of all passes is kept, so
+    call it under `torch.no_grad()` where no gradient is needed.
 
     Args:
         plan: The compiled circuit.
@@ -92,9 +94,9 @@ def pairwise_marginals(
     found: dict[int, Tensor] = {}
     firsts = sorted({i for i, _ in pairs})
     for first, separation in separations(given, firsts, progress=progress):
-        joint = separation.joint(first)
-        for place in (p for p, (i, _) in enumerate(pairs) if i == first):
-            found[place] = joint[:, :, pairs[place][1]]
+        places = [p for p, (i, _) in enumerate(pairs) if i == first]
+        joint = separation.joint(first, [pairs[place][1] for place in places])
+        found.update(zip(places, joint.unbind(2), strict=True))
     return torch.stack([found[place] for place in range(len(pairs))], dim=1)
 
 

@@ -13,14 +13,6 @@ import pytest
 import torch
 
 import pcircuits as pc
-from pcircuits.learning.chow_liu import (
-    chow_liu,
-    chow_liu_tree,
-    hclt,
-    hclt_start,
-    pairwise_mutual_information,
-    spanning_tree,
-)
 
 SIZES = (2, 3, 4, 2, 3)
 DATA = Path(os.environ.get("DENSITY_DATA", "data/debd"))
@@ -51,7 +43,7 @@ def information_by_hand(
 def test_mutual_information_is_that_of_smoothed_weighted_counts(pseudocount: float) -> None:
     rows, weights = correlated_rows(0), np.random.default_rng(1).uniform(0, 3, 60)
 
-    found = pairwise_mutual_information(
+    found = pc.pairwise_mutual_information(
         torch.from_numpy(rows), weights=weights, pseudocount=pseudocount, num_categories=SIZES
     )
 
@@ -65,7 +57,7 @@ def test_a_row_counts_for_the_pairs_that_it_has() -> None:
     rows = correlated_rows(2)
     observed = np.random.default_rng(3).random(rows.shape) < 0.7
 
-    found = pairwise_mutual_information(
+    found = pc.pairwise_mutual_information(
         np.where(observed, rows, -7), observed=observed, num_categories=SIZES
     )
 
@@ -82,7 +74,7 @@ def test_the_tree_is_a_maximum_spanning_tree_rooted_at_its_centre(seed: int) -> 
     scores = random.choice([0.0, 0.1, 0.5, 2.0], size=(length, length)) * random.random()
     scores = scores + scores.T
 
-    parents = spanning_tree(scores)
+    parents = pc.spanning_tree(scores)
 
     edges = [(parent, i) for i, parent in enumerate(parents) if parent >= 0]
     tree = nx.Graph(edges)
@@ -101,7 +93,7 @@ def test_independent_and_constant_variables_are_joined_too() -> None:
     rows = torch.zeros(10, 4, dtype=torch.long)
     rows[:5, 0] = rows[:5, 2] = 1
 
-    tree = chow_liu_tree(rows, pseudocount=0.0)
+    tree = pc.chow_liu_tree(rows, pseudocount=0.0)
 
     assert len(tree.edges) == 3
     assert {0, 2} in [set(edge) for edge in tree.edges]
@@ -122,9 +114,9 @@ def worlds(sizes: Sequence[int]) -> np.ndarray:
 
 def test_a_chow_liu_circuit_is_its_conditional_frequencies() -> None:
     rows = correlated_rows(4)
-    parents = chow_liu_tree(rows, num_categories=SIZES, pseudocount=0.5).parents
+    parents = pc.chow_liu_tree(rows, num_categories=SIZES, pseudocount=0.5).parents
 
-    found = log_likelihood(chow_liu(rows, num_categories=SIZES, pseudocount=0.5), rows)
+    found = log_likelihood(pc.chow_liu(rows, num_categories=SIZES, pseudocount=0.5), rows)
 
     expected = np.zeros(len(rows))
     for n, row in enumerate(rows):
@@ -134,17 +126,17 @@ def test_a_chow_liu_circuit_is_its_conditional_frequencies() -> None:
             count = (same[:, i] == row[i]).sum() + added
             expected[n] += np.log(count / (len(same) + added * SIZES[i]))
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    total = np.exp(log_likelihood(chow_liu(rows, num_categories=SIZES), worlds(SIZES))).sum()
+    total = np.exp(log_likelihood(pc.chow_liu(rows, num_categories=SIZES), worlds(SIZES))).sum()
     assert total == pytest.approx(1, abs=1e-12)
 
 
 def test_no_other_tree_makes_the_rows_likelier() -> None:
     rows = correlated_rows(5)[:, :4]
-    best = log_likelihood(chow_liu(rows, pseudocount=0.0), rows).sum()
+    best = log_likelihood(pc.chow_liu(rows, pseudocount=0.0), rows).sum()
     entropies = [
         -sum(p * np.log(p) for p in np.bincount(c) / len(c) if p) for c in rows.T.astype(np.int64)
     ]
-    information = pairwise_mutual_information(rows, pseudocount=0.0)
+    information = pc.pairwise_mutual_information(rows, pseudocount=0.0)
 
     totals = [
         len(rows) * (sum(information[edge] for edge in tree) - sum(entropies))
@@ -165,7 +157,7 @@ def test_published_chow_liu_figures(name: str, expected: float) -> None:
     with np.load(DATA / f"{name}.npz") as file:
         train, test = file["train"], file["test"].astype(np.int64)
 
-    assert log_likelihood(chow_liu(train), test).mean() == pytest.approx(expected, abs=6e-5)
+    assert log_likelihood(pc.chow_liu(train), test).mean() == pytest.approx(expected, abs=6e-5)
 
 
 @pytest.mark.parametrize("num_units", [1, 3])
@@ -214,7 +206,7 @@ def test_latent_potentials_weight_the_hidden_variable_of_a_variable() -> None:
 
 def test_a_wide_tree_has_few_layers() -> None:
     rows = np.random.default_rng(0).integers(0, 2, size=(50, 120))
-    tree = chow_liu_tree(rows)
+    tree = pc.chow_liu_tree(rows)
     depth = max(nx.single_source_shortest_path_length(nx.Graph(tree.edges), tree.root).values())
 
     plan = pc.compile_circuit(pc.families.hidden_chow_liu(tree.parents, 2, 2))
@@ -225,7 +217,7 @@ def test_a_wide_tree_has_few_layers() -> None:
 
 def test_an_hclt_has_the_tree_of_its_data_and_learns() -> None:
     rows = torch.from_numpy(correlated_rows(6))
-    circuit = hclt(rows, 4, num_categories=SIZES)
+    circuit = pc.hclt(rows, 4, num_categories=SIZES)
     model = pc.CircuitModel(circuit)
 
     history = pc.fit_em(model, rows, epochs=5, progress=False)
@@ -238,11 +230,11 @@ def test_an_hclt_has_the_tree_of_its_data_and_learns() -> None:
 @pytest.mark.parametrize("num_units", [1, 2, 3, 7, 8])
 def test_a_start_is_positive_seeded_and_of_any_size(num_units: int) -> None:
     rows = correlated_rows(7)
-    tree = chow_liu_tree(rows, num_categories=SIZES)
+    tree = pc.chow_liu_tree(rows, num_categories=SIZES)
     model = pc.CircuitModel(pc.families.hidden_chow_liu(tree.parents, num_units, SIZES))
 
     starts = [
-        hclt_start(rows, tree.parents, num_units, num_categories=SIZES, seed=seed)
+        pc.hclt_start(rows, tree.parents, num_units, num_categories=SIZES, seed=seed)
         for seed in (1, 1, 2)
     ]
 
@@ -254,15 +246,15 @@ def test_a_start_is_positive_seeded_and_of_any_size(num_units: int) -> None:
 
 def test_a_start_without_noise_to_speak_of_is_the_chow_liu_tree() -> None:
     rows = correlated_rows(8)
-    parents = chow_liu_tree(rows, num_categories=SIZES).parents
+    parents = pc.chow_liu_tree(rows, num_categories=SIZES).parents
     model = pc.CircuitModel(pc.families.hidden_chow_liu(parents, 12, SIZES))
 
     model.set_probabilities(
-        hclt_start(rows, parents, 12, num_categories=SIZES, noise=1e-6, softness=1e-6)
+        pc.hclt_start(rows, parents, 12, num_categories=SIZES, noise=1e-6, softness=1e-6)
     )
 
     found = model.log_likelihood(torch.from_numpy(rows)).detach().numpy()
-    tree = log_likelihood(chow_liu(rows, num_categories=SIZES), rows)
+    tree = log_likelihood(pc.chow_liu(rows, num_categories=SIZES), rows)
     # The root's frequencies are smoothed a little differently.
     np.testing.assert_allclose(found, tree, atol=0.1)
 
@@ -273,9 +265,9 @@ def test_em_ends_higher_from_the_start_than_from_a_random_one() -> None:
     rows = torch.from_numpy(
         (centres[random.integers(0, 6, 400)] ^ (random.random((400, 24)) < 0.15)).astype(np.int64)
     )
-    parents = chow_liu_tree(rows).parents
+    parents = pc.chow_liu_tree(rows).parents
     ends = []
-    for start in (None, hclt_start(rows, parents, 16)):
+    for start in (None, pc.hclt_start(rows, parents, 16)):
         model = pc.CircuitModel(pc.families.hidden_chow_liu(parents, 16, 2))
         if start is not None:
             model.set_probabilities(start)
@@ -304,7 +296,7 @@ def test_numbers_of_categories_must_fit() -> None:
     with pytest.raises(pc.errors.StructureError, match=r"each of the 2 variables; found 3 numbers"):
         pc.families.hidden_chow_liu((-1, 0), 2, (2, 2, 2))
     with pytest.raises(pc.errors.EvidenceError, match="each of the 2 variables; found 1 numbers"):
-        chow_liu_tree(np.zeros((3, 2), dtype=int), num_categories=(2,))
+        pc.chow_liu_tree(np.zeros((3, 2), dtype=int), num_categories=(2,))
 
 
 @pytest.mark.parametrize(
@@ -323,14 +315,14 @@ def test_data_that_does_not_fit_is_named(
     values: np.ndarray, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(pc.errors.EvidenceError, match=message):
-        chow_liu_tree(values, **options)  # type: ignore[arg-type]
+        pc.chow_liu_tree(values, **options)  # type: ignore[arg-type]
 
 
 def test_numbers_out_of_range_are_refused() -> None:
     rows = np.zeros((2, 2), dtype=int)
     with pytest.raises(ValueError, match="finite pseudocount >= 0; found -1"):
-        chow_liu_tree(rows, pseudocount=-1.0)
+        pc.chow_liu_tree(rows, pseudocount=-1.0)
     with pytest.raises(ValueError, match=r"coupling in \[0, 1\)"):
-        hclt_start(rows, (-1, 0), 2, coupling=1.0)
+        pc.hclt_start(rows, (-1, 0), 2, coupling=1.0)
     with pytest.raises(ValueError, match="square matrix of finite numbers"):
-        spanning_tree(np.full((2, 2), np.nan))
+        pc.spanning_tree(np.full((2, 2), np.nan))

@@ -445,6 +445,7 @@ def test_a_question_refuses_options_it_does_not_take(run: Run, saved: Path, kind
         (["--given", "rain=1"], "expected VARIABLE=CATEGORY like 3=1; found 'rain=1'"),
         (["--given", "0=5"], "--given 0=5"),
         (["--given", "0=1", "0=0"], "given twice"),
+        (["--key", "test"], "--key test: expected an .npz data file"),
         (["--output", "out.xml"], "expected one of .csv"),
         (["--output", "no/such/folder.csv"], "does not exist"),
         (["--batch-size", "0"], "expected at least 1; found 0"),

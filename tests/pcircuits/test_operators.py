@@ -281,3 +281,176 @@ def test_learned_zeros_count_for_power() -> None:
     found = operators.power(deterministic, 0.5)
 
     np.testing.assert_allclose(_table(found), _table(deterministic) ** 0.5, **EXACT)
+
+
+# prune and grow
+
+
+@given(weighted_circuits())
+def test_prune_of_zeros_changes_nothing(weighted: WeightedCircuit) -> None:
+    values = _table(weighted)
+    if not values.any():
+        with pytest.raises(ParameterError, match="nothing would be left"):
+            operators.prune(weighted)
+        return
+
+    found, bound = operators.prune(weighted)
+
+    assert bound == 0.0
+    np.testing.assert_allclose(_table(found), values, **EXACT)
+    assert _size(found) <= _size(weighted)
+
+
+def _size(weighted: WeightedCircuit) -> int:
+    return sum(node.num_units for node in weighted.circuit.nodes)
+
+
+@given(weighted_circuits(), st.sampled_from([0.01, 0.1, 0.3]))
+def test_prune_of_little_removes_at_most_the_bound(
+    weighted: WeightedCircuit, threshold: float
+) -> None:
+    values = _table(weighted)
+    if not values.any():
+        return
+    try:
+        found, bound = operators.prune(weighted, threshold)
+    except ParameterError as error:
+        assert f"used at most {threshold} times" in str(error)
+        return
+
+    left = _table(found)
+    assert (left <= values * (1 + 1e-9)).all()
+    assert left.sum() >= values.sum() * (1 - bound) * (1 - 1e-9)
+
+
+def test_prune_leaves_out_units_edges_and_nodes() -> None:
+    hmm = normalised_weights(pc.families.hmm(4, 3, 2))
+    dead = {name: tensor.clone() for name, tensor in hmm.log_weights.items()}
+    dead["initial"][1] = dead["transition"][:, 1] = -math.inf  # state 1 is never entered
+
+    found, _ = operators.prune(WeightedCircuit(hmm.circuit, dead))
+
+    assert found.circuit.parameter_shapes == {
+        "emission": (2, 2),
+        "transition": (2, 2),
+        "initial": (2,),
+    }
+    components = [normalised_weights(pc.families.hmm(3, 2, 2), seed) for seed in range(3)]
+    mixed = operators.mixture(components, [0.4, 0.0, 0.6])
+    left, _ = operators.prune(mixed)
+    assert not any(name.startswith("component_1") for name in left.log_weights)
+    assert left.circuit.parameter_shapes["mixture_weights"] == (2,)
+
+
+def test_a_rare_component_is_pruned_and_bounded() -> None:
+    components = [normalised_weights(pc.families.hmm(3, 2, 2), seed) for seed in range(2)]
+    mixed = operators.mixture(components, [0.999, 0.001])
+
+    found, bound = operators.prune(mixed, 0.002)
+
+    assert 0.001 <= bound < 0.01
+    assert not any(name.startswith("component_1") for name in found.log_weights)
+    with pytest.raises(ParameterError, match="used at most 100"):
+        operators.prune(mixed, 100)
+    with pytest.raises(ParameterError, match="threshold must be a number >= 0"):
+        operators.prune(mixed, -1.0)
+
+
+@given(weighted_circuits(), st.integers(1, 3))
+def test_grow_without_noise_changes_nothing(weighted: WeightedCircuit, factor: int) -> None:
+    found = operators.grow(weighted, factor, noise=0.0)
+
+    np.testing.assert_allclose(_table(found), _table(weighted), **EXACT)
+
+
+@pytest.mark.parametrize("circuit", FAMILIES[:-1], ids=repr)
+def test_grow_with_noise_makes_different_normalised_copies(circuit: pc.Circuit) -> None:
+    weighted = normalised_weights(circuit)
+
+    found = operators.grow(weighted, 2, noise=0.2, seed=3)
+    again = operators.grow(weighted, 2, noise=0.2, seed=3)
+    other = operators.grow(weighted, 2, noise=0.2, seed=4)
+
+    np.testing.assert_allclose(_table(found).sum(), 1.0, rtol=1e-9)
+    assert set(weighted.log_weights) <= set(found.log_weights)
+    for name, tensor in found.log_weights.items():
+        assert torch.equal(tensor, again.log_weights[name])
+    assert any(not torch.equal(t, other.log_weights[n]) for n, t in found.log_weights.items())
+    difference = np.abs(_table(found) - _table(weighted)).max()
+    assert 1e-6 < difference < 0.5
+
+
+def test_grow_keeps_names_and_ties() -> None:
+    found = operators.grow(normalised_weights(pc.families.hmm(5, 3, 4)), 3)
+
+    assert found.circuit.parameter_shapes == {
+        "emission": (9, 4),
+        "transition": (9, 9),
+        "initial": (9,),
+    }
+    rows = found.log_weights["emission"].reshape(3, 3, 4)
+    assert not torch.equal(rows[0], rows[1])
+    for bad in (0, 1.5):
+        with pytest.raises(ParameterError, match="factor must be an integer >= 1"):
+            operators.grow(found, bad)
+    with pytest.raises(ParameterError, match="noise must be a number >= 0"):
+        operators.grow(found, noise=-1.0)
+
+
+# what they have in common
+
+
+def test_deep_circuits() -> None:
+    """No operator recurses: a chain of 3,000 variables is deeper than Python's stack."""
+    length = 3000
+    chain = normalised_weights(pc.families.hmm(length, 1, 2))
+
+    halved = operators.marginalise(chain, range(1, length, 2))
+    fixed = operators.condition(chain, dict.fromkeys(range(length), 1))
+    squared = operators.square(chain)
+    found, log_partition = operators.normalise(squared)
+    grown = operators.grow(operators.prune(chain)[0])
+    mixed = operators.mixture([chain, chain])
+
+    assert halved.circuit.num_variables == length // 2
+    once = chain.log_weights["emission"].exp()
+    expected = length * float((once**2).sum().log())
+    np.testing.assert_allclose(float(log_partition), expected, rtol=1e-9)
+    for weighted in (fixed, found, grown, mixed):
+        assert weighted.circuit.num_variables == length
+    assert operators.power(chain, 0.5).circuit is chain.circuit
+
+
+def test_types_of_weights_are_kept() -> None:
+    """Logic has no weights, so no type: the other circuit's is taken."""
+    circuit = pc.families.hmm(4, 3, 2)
+    hmm = WeightedCircuit(circuit, pc.random_parameters(pc.compile_circuit(circuit)))
+    logic = WeightedCircuit(FAMILIES[-1], {})
+
+    results = [
+        operators.multiply(hmm, logic),
+        operators.multiply(logic, hmm),
+        operators.normalise(operators.multiply(logic, hmm))[0],
+        operators.condition(hmm, {0: 1}, keep=False),
+        operators.mixture([hmm, hmm]),
+        operators.grow(hmm),
+        operators.prune(hmm, 1e-9)[0],
+    ]
+
+    for found in results:
+        assert {tensor.dtype for tensor in found.log_weights.values()} == {torch.float32}
+    assert operators.multiply(logic, logic).circuit.parameter_shapes == {}
+
+
+def test_names_that_circuits_make_up_do_not_clash() -> None:
+    """The sum that an operator adds would be called as one of the inputs is."""
+    inputs = [
+        pc.Input(0, num_units=1, num_categories=2, name="sum_3"),
+        pc.Input(1, num_units=1, num_categories=2, name="first"),
+    ]
+    circuit = pc.Circuit(pc.Product(*inputs))
+
+    found = operators.grow(normalised_weights(circuit), noise=0.0)
+
+    assert isinstance(found.circuit.root, pc.Sum)
+    assert {"sum_3", "first"} <= set(found.circuit.node_names.values())

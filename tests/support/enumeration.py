@@ -86,12 +86,13 @@ def enumerate_worlds(
 
     Args:
         circuit: The circuit; the product of its numbers of categories should stay below 5,000.
-        parameters: Name -> log-weights, shared or with a batch dimension.
+        parameters: Name -> log-weights, shared or with a batch dimension; complex ones give
+            complex weights of worlds, of which derivatives can be read off.
         evidence: The evidence.
     """
     worlds = np.array(list(itertools.product(*map(range, circuit.categories))))
     shapes = circuit.parameter_shapes
-    linear = {name: np.exp(tensor.detach().double().numpy()) for name, tensor in parameters.items()}
+    linear = {name: np.exp(_numbers(tensor)) for name, tensor in parameters.items()}
     batched = {name: array.ndim > len(shapes[name]) for name, array in linear.items()}
     batch = max(
         [evidence.batch_size, *(len(array) for name, array in linear.items() if batched[name])]
@@ -106,6 +107,12 @@ def enumerate_worlds(
         weights.append(_world_weights(circuit, own, latent, worlds))
         factors.append(_world_factors(circuit, evidence, example, worlds))
     return Enumeration(worlds, np.array(weights), np.array(factors), circuit.num_categories)
+
+
+def _numbers(tensor: Tensor) -> Array:
+    """In double precision, real or complex."""
+    found = tensor.detach()
+    return (found if found.is_complex() else found.double()).numpy()
 
 
 def _world_weights(

@@ -38,14 +38,14 @@ def hidden_chow_liu(
     """
     order = _parents_last(parents)
     categories = _categories(num_categories, len(order))
+    places = _places(categories)
     below: list[list[AnyNode]] = [[] for _ in order]
     for i in order:
-        before = sum(size == categories[i] for size in categories[:i])
         state = Input(
             i,
             num_units=num_units,
             num_categories=categories[i],
-            parameter=Part(f"emission_{categories[i]}", before * num_units),
+            parameter=Part(f"emission_{categories[i]}", places[i] * num_units),
             name=f"state_{i}",
         )
         place = i - (order[-1] < i)  # among the variables that have a parent
@@ -140,3 +140,13 @@ def _categories(num_categories: int | Sequence[int], length: int) -> Sequence[in
             f"{len(num_categories)} numbers"
         )
     return num_categories
+
+
+def _places(categories: Sequence[int]) -> list[int]:
+    """Place of every variable among those with as many categories."""
+    seen: dict[int, int] = {}
+    places = []
+    for size in categories:
+        places.append(seen.get(size, 0))
+        seen[size] = places[-1] + 1
+    return places

@@ -11,7 +11,7 @@ import torch
 import pcircuits as pc
 from pcircuits.errors import StructureError
 from pcircuits.execute.reference import log_value
-from pcircuits.io.scalars import ScalarBuilder
+from pcircuits.scalars import ScalarBuilder
 
 
 def _mixture() -> tuple[ScalarBuilder, int]:

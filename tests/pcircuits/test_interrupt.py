@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from codd.training.interrupt import stop_on_interrupt
+from pcircuits.learning.interrupt import stop_on_interrupt
 
 
 def test_the_first_interrupt_asks_and_the_second_breaks() -> None:
