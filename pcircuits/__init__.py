@@ -1,4 +1,22 @@
-"""Probabilistic circuits over categorical variables: structure, plan, parameters, queries."""
+"""Probabilistic circuits over categorical variables: structure, plan, parameters, queries.
+
+A `Circuit` is made of nodes by hand, by one of `families`, from a graph (`from_networkx`) or from
+data (`hclt`, `learn_spn`, `cutset_network`); a `CircuitModel` gives it parameters, `fit_em` or
+`fit_gradient` learn them, and its methods answer questions, exactly. `operators` make new circuits
+of circuits with weights, `viz` draws them.
+
+    >>> import torch
+    >>> coin = Input(0, num_units=2, num_categories=2, parameter="coins")  # a fair coin, a biased
+    >>> again = Input(1, num_units=2, num_categories=2, parameter="coins")  # one; thrown twice
+    >>> model = CircuitModel(Circuit(Sum(Product(coin, again), num_units=1, parameter="choice")))
+    >>> model.set_probabilities({
+    ...     "coins": torch.tensor([[0.5, 0.5], [0.1, 0.9]]),
+    ...     "choice": torch.tensor([0.5, 0.5]),
+    ... })
+    >>> first_is_head = Evidence(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+    >>> round(model.marginals(first_is_head)[0, 1, 1].item(), 4)  # P(second = 1 | first = 1)
+    0.7571
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

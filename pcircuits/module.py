@@ -163,6 +163,12 @@ class CircuitModel(nn.Module):
         """(B, L, L) mutual information in nats, entropies on the diagonal."""
         return queries.mutual_information(self.plan, self.log_parameters(), evidence)
 
+    def log_conditional(
+        self, values: Tensor, queried: Tensor, evidence: Evidence | None = None
+    ) -> Tensor:
+        """(B,) log p(queried values | evidence) of values and mask (B, L)."""
+        return queries.log_conditional(self.plan, self.log_parameters(), values, queried, evidence)
+
     def joint_marginal(self, evidence: Evidence | None, variables: Sequence[int]) -> Tensor:
         """(B, V, V, ...) posterior of a few variables together, an axis for each."""
         return queries.joint_marginal(self.plan, self.log_parameters(), evidence, variables)
@@ -179,6 +185,7 @@ class CircuitModel(nn.Module):
         *,
         method: str = "local_search",
         restarts: int = 0,
+        max_steps: int = 1000,
         node_limit: int = 10_000,
         generator: torch.Generator | None = None,
     ) -> queries.MapResult:
@@ -189,6 +196,7 @@ class CircuitModel(nn.Module):
             evidence,
             method=method,
             restarts=restarts,
+            max_steps=max_steps,
             node_limit=node_limit,
             generator=generator,
         )
@@ -210,6 +218,7 @@ class CircuitModel(nn.Module):
         evidence: Evidence | None = None,
         *,
         num_samples: int = 0,
+        pairwise: bool = False,
         generator: torch.Generator | None = None,
     ) -> queries.Entropy:
         """Entropy in nats with bounds: exact, or estimated if samples are asked for."""
@@ -218,7 +227,20 @@ class CircuitModel(nn.Module):
             self.log_parameters(),
             evidence,
             num_samples=num_samples,
+            pairwise=pairwise,
             generator=generator,
+        )
+
+    def conditional_mutual_information(
+        self,
+        first: Sequence[int],
+        second: Sequence[int],
+        given: Sequence[int] = (),
+        evidence: Evidence | None = None,
+    ) -> Tensor:
+        """(B,) information in nats between sets of variables given others and the evidence."""
+        return queries.conditional_mutual_information(
+            self.plan, self.log_parameters(), first, second, given, evidence
         )
 
     def most_informative(
@@ -232,11 +254,51 @@ class CircuitModel(nn.Module):
             self.plan, self.log_parameters(), targets, evidence, candidates
         )
 
-    def kl_divergence(self, other: CircuitModel) -> queries.Divergence:
-        """(1,) Kullback-Leibler divergence; exact or an error, see `queries.kl_divergence`."""
+    def kl_divergence(
+        self,
+        other: CircuitModel,
+        evidence: Evidence | None = None,
+        other_evidence: Evidence | None = None,
+        *,
+        num_samples: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> queries.Divergence:
+        """Kullback-Leibler divergence to another model: exact, or estimated on request."""
         return queries.kl_divergence(
-            self.plan, self.log_parameters(), other.plan, other.log_parameters()
+            self.plan,
+            self.log_parameters(),
+            other.plan,
+            other.log_parameters(),
+            evidence,
+            other_evidence,
+            num_samples=num_samples,
+            generator=generator,
         )
+
+    def cross_entropy(
+        self,
+        other: CircuitModel,
+        evidence: Evidence | None = None,
+        other_evidence: Evidence | None = None,
+        *,
+        num_samples: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> queries.Divergence:
+        """Cross-entropy to another model: exact, or estimated on request."""
+        return queries.cross_entropy(
+            self.plan,
+            self.log_parameters(),
+            other.plan,
+            other.log_parameters(),
+            evidence,
+            other_evidence,
+            num_samples=num_samples,
+            generator=generator,
+        )
+
+    def gradients(self, evidence: Evidence | None = None) -> queries.Gradients:
+        """Derivatives of log Z in parameters and potentials."""
+        return queries.gradients(self.plan, self.log_parameters(), evidence)
 
     def sample(
         self,

@@ -67,8 +67,9 @@ def test_readme_links_exist() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_console_command_exists() -> None:
-    module, _, function = PROJECT["scripts"]["codd"].partition(":")
+@pytest.mark.parametrize("command", ["codd", "pcircuits"])
+def test_console_commands_exist(command: str) -> None:
+    module, _, function = PROJECT["scripts"][command].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
 
 

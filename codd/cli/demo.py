@@ -174,7 +174,9 @@ def _write_dependencies(path: Path, model: CoupledModel, corpus: Corpus) -> None
         torch.arange(len(tokens)) - (len(tokens) - model.block) - min(_VISIBLE, model.block // 4)
     )
     masked = (place >= 0) & (place < _MASKED_SPAN) & (place % _MASKED_PERIOD < _MASKED_RUN)
-    information = model.joint(tokens.masked_fill(masked, model.mask_id)[None]).mutual_information()
+    with torch.no_grad():
+        joint = model.joint(tokens.masked_fill(masked, model.mask_id)[None])
+        information = joint.mutual_information()
     symbols = [model.vocabulary.decode([token]) for token in tokens.tolist()]
     shown = slice(-model.block, None)
     write_figure(

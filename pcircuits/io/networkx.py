@@ -48,6 +48,27 @@ def weighted_from_networkx(graph: nx.DiGraph) -> WeightedCircuit:
         FormatError: If the graph has a cycle or several roots, or an attribute is missing or of
             a wrong form.
         StructureError: If the circuit is not smooth or not decomposable.
+
+    Example:
+        Rain, and grass that is wet more often if it rains:
+
+        >>> import pcircuits as pc
+        >>> graph = nx.DiGraph()
+        >>> graph.add_node("rain?", kind="sum")
+        >>> for rain, p_rain, p_wet in ((0, 0.8, 0.4), (1, 0.2, 0.9)):
+        ...     indicator = {"variable": 0, "support": [rain], "num_categories": 2}
+        ...     table = {"variable": 1, "probabilities": [1 - p_wet, p_wet]}
+        ...     graph.add_node(f"rain={rain}", kind="input", **indicator)
+        ...     graph.add_node(f"wet|{rain}", kind="input", **table)
+        ...     graph.add_node(f"case {rain}", kind="product")
+        ...     graph.add_edge(f"case {rain}", f"rain={rain}")
+        ...     graph.add_edge(f"case {rain}", f"wet|{rain}")
+        ...     graph.add_edge("rain?", f"case {rain}", weight=p_rain)
+        >>> model = pc.CircuitModel.of(weighted_from_networkx(graph))
+        >>> wet = pc.Evidence(torch.tensor([[0, 1]]), torch.tensor([[False, True]]))
+        >>> round(model.marginals(wet)[0, 0, 1].item(), 2)  # P(rain | wet)
+        0.36
+        >>> ax = pc.viz.draw(model, variable_names=["rain", "wet"])
     """
     if not isinstance(graph, nx.DiGraph) or graph.is_multigraph() or not len(graph):
         raise FormatError(f"expected a networkx DiGraph with nodes; found {graph!r}")

@@ -213,6 +213,14 @@ def hclt(
     Raises:
         EvidenceError: If values, mask or weights do not fit.
         ValueError: If the pseudocount is negative.
+
+    Example:
+        >>> import torch, pcircuits as pc
+        >>> rows = torch.randint(0, 2, (200, 3)).repeat(1, 2)  # variable i + 3 repeats variable i
+        >>> model = pc.CircuitModel(pc.hclt(rows, num_units=4))
+        >>> history = pc.fit_em(model, rows, epochs=30, progress=False)
+        >>> bool(model.mutual_information()[0, 0, 3] > 0.5)  # ln 2 = 0.69 nats
+        True
     """
     tree = chow_liu_tree(
         values,

@@ -90,6 +90,18 @@ def regular_expression(
     Raises:
         StructureError: If the pattern is not valid, not supported or too large, a token is the
             empty string, `pad` is no token, or no sequence of this length matches.
+
+    Example:
+        A hidden Markov model that can only say what matches:
+
+        >>> import pcircuits as pc
+        >>> pattern = pc.families.regular_expression("a+b+", 4, ["a", "b"])
+        >>> hmm = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
+        >>> both = pc.operators.multiply(hmm.weighted(), pc.WeightedCircuit(pattern, {}))
+        >>> constrained, log_probability = pc.operators.normalise(both)
+        >>> model = pc.CircuitModel.of(constrained)
+        >>> sorted({"".join("ab"[t] for t in row) for row in model.sample(200).tolist()})
+        ['aaab', 'aabb', 'abbb']
     """
     check_length(length)
     if pad is not None and pad not in range(len(vocabulary)):
