@@ -59,7 +59,8 @@ from pcircuits.learning.prune_grow import Pruned, grow_units, prune_units, prune
 from pcircuits.module import CircuitModel, load
 from pcircuits.parameters import WeightedCircuit, normalise_parameter, random_parameters
 from pcircuits.structure import families
-from pcircuits.structure.nodes import Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import Input, KroneckerProduct, Part, Product, Sum
 from pcircuits.structure.region_graph import RegionGraph, RegionGraphBuilder
 from pcircuits.structure.scope import Scope
 from pcircuits.validate import Compatibility, Properties, Vtree, compatible, validate

@@ -23,7 +23,7 @@ from pcircuits.parameters import (
     normalise_parameter,
     random_parameters,
 )
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 
 class CircuitModel(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import ParameterError
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 
 @dataclass(frozen=True, eq=False)

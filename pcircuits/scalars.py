@@ -14,7 +14,8 @@ import torch
 
 from pcircuits.errors import StructureError
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, Part, Product, Sum
 
 SUM_PARAMETER = "sums"
 """Name of the parameter that holds the log-weights of all sums, one row after the other."""

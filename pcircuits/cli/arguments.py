@@ -14,7 +14,7 @@ from pcircuits.cli.models import READERS
 from pcircuits.cli.tables import read_table
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 DATA_HELP = "rows of categories: .csv, .tsv, .npy, .npz or .parquet; missing: empty, -1 or NaN"
 

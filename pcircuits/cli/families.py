@@ -14,7 +14,7 @@ from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure import families
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 DEFAULTS = {"units": 16, "repetitions": 4, "depth": 2, "order": 2, "blocks": 4, "rank": 2}
 """Sizes that are taken where none is asked for."""

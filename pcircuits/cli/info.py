@@ -10,7 +10,7 @@ from pcircuits.cli.arguments import add_model, new_parser
 from pcircuits.cli.models import read_model
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 
 def add_parser(commands: Any) -> None:

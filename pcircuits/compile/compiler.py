@@ -22,7 +22,8 @@ from pcircuits.compile.plan import (
     WeightReference,
 )
 from pcircuits.errors import CompileError
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Sum
 
 
 def compile_circuit(circuit: Circuit) -> Plan:

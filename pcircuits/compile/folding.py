@@ -7,7 +7,8 @@ from collections.abc import Hashable
 import numpy as np
 
 from pcircuits.compile.plan import Operand, Source
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 Place = tuple[int, int]
 

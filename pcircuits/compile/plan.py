@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pcircuits.errors import ParameterError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 
 def log_value(circuit: Circuit, parameters: Mapping[str, Tensor], evidence: Evidence) -> Tensor:

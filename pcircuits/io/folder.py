@@ -19,7 +19,7 @@ from torch import Tensor
 from pcircuits.errors import FormatError
 from pcircuits.files import write_atomically
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 FORMAT = "pcircuits"
 FORMAT_VERSION = 1

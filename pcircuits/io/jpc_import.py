@@ -16,7 +16,8 @@ from pcircuits.errors import FormatError
 from pcircuits.io.jpc_nodes import JpcNode
 from pcircuits.io.jpc_pieces import PieceId, Pieces, cut, sorted_edges
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 Array = npt.NDArray[np.float64]
 _CATEGORICAL = {"Categorical", "SoftEvidenceCategorical", "ExternProductCategorical"}

@@ -10,7 +10,8 @@ import torch
 from pcircuits.errors import CircuitError, FormatError
 from pcircuits.io.lines import Line, LineNodes, read_lines
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, Product, Sum
 
 
 def read_spn(path: str | Path) -> WeightedCircuit:

@@ -8,8 +8,8 @@ from pathlib import Path
 from pcircuits.errors import CircuitError, FormatError
 from pcircuits.io.lines import Line, read_lines
 from pcircuits.io.vtree import read_vtree
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.logic import And, Formula, Literal, Or, logic
-from pcircuits.structure.nodes import Circuit
 
 
 def read_nnf(path: str | Path, num_variables: int | None = None) -> Circuit:

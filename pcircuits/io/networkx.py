@@ -19,15 +19,8 @@ from torch import Tensor
 from pcircuits.errors import FormatError
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.scalars import ScalarBuilder
-from pcircuits.structure.nodes import (
-    AnyNode,
-    Circuit,
-    Input,
-    KroneckerProduct,
-    Part,
-    Product,
-    Sum,
-)
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 
 def weighted_from_networkx(graph: nx.DiGraph) -> WeightedCircuit:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pcircuits.errors import CircuitError, FormatError
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 # Version 2 added indicators (`supports`), plain sums (`weighted`) and parts of parameters (`part`).
 STRUCTURE_VERSION = 2

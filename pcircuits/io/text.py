@@ -25,7 +25,8 @@ from torch import Tensor
 from pcircuits.errors import CircuitError, FormatError
 from pcircuits.io.lines import LARGEST_VARIABLE
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 _HEADER = "pcircuits-text"
 _VERSION = 1

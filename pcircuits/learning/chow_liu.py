@@ -15,9 +15,9 @@ from torch import Tensor
 from pcircuits.errors import EvidenceError
 from pcircuits.learning.history import progress_bar
 from pcircuits.parameters import WeightedCircuit
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families import chow_liu as chow_liu_circuit
 from pcircuits.structure.families import hidden_chow_liu
-from pcircuits.structure.nodes import Circuit
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,8 @@ from pcircuits.learning.initialise import kmeans
 from pcircuits.learning.objective import Learnable
 from pcircuits.learning.rows import Rows, rows_of
 from pcircuits.parameters import normalise_parameter, random_parameters
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, Sum
 
 
 def distil_latents(

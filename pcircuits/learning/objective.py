@@ -17,14 +17,8 @@ from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import prepare
 from pcircuits.learning.rows import Rows, rows_of
 from pcircuits.queries.likelihood import require_possible
-from pcircuits.structure.nodes import (
-    AnyNode,
-    Circuit,
-    Input,
-    KroneckerProduct,
-    Product,
-    Sum,
-)
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 
 
 class Learnable(Protocol):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pcircuits.errors import EvidenceError
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Part, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, Part, Sum
 
 
 @dataclass(frozen=True, eq=False)

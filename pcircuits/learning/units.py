@@ -16,15 +16,8 @@ import torch
 from torch import Tensor
 
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import (
-    AnyNode,
-    Circuit,
-    Input,
-    KroneckerProduct,
-    Part,
-    Product,
-    Sum,
-)
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 
 @dataclass(frozen=True, eq=False)

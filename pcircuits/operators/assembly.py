@@ -18,15 +18,8 @@ from torch import Tensor
 
 from pcircuits.operators.tables import Weight
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import (
-    AnyNode,
-    Circuit,
-    Input,
-    KroneckerProduct,
-    Part,
-    Product,
-    Sum,
-)
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 Supports = tuple[tuple[int, ...], ...]
 

@@ -13,7 +13,8 @@ from pcircuits.operators.rewriting import copied, rewritten
 from pcircuits.operators.tables import Weight, dtype_of, table_of, weight_of
 from pcircuits.operators.units import Units, constants, gathered, input_weight
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import Circuit, Input
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import Input
 
 
 def condition(

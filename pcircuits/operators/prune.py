@@ -15,7 +15,8 @@ from pcircuits.execute.evidence import Evidence
 from pcircuits.operators.assembly import Assembler
 from pcircuits.operators.tables import Weight, dtype_of, weight_of, zeros_of
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 from pcircuits.validate.units import UnitGraph
 
 

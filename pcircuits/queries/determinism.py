@@ -10,7 +10,7 @@ import torch
 from pcircuits.compile.plan import Plan
 from pcircuits.execute.api import Parameters
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 from pcircuits.validate import Determinism, determinism
 
 _STRUCTURAL: WeakKeyDictionary[Circuit, Determinism] = WeakKeyDictionary()

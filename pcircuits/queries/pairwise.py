@@ -22,7 +22,7 @@ from pcircuits.execute.evidence import Evidence
 from pcircuits.queries.likelihood import require_possible
 from pcircuits.queries.marginals import marginals_and_log_value
 from pcircuits.queries.posterior import Posterior, posterior, take_parameters
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 
 # Bytes that the values and marginals of one batch of passes may take.
 _BATCH_BYTES = 1 << 28

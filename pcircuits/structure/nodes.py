@@ -1,4 +1,4 @@
-"""The node kinds of a circuit, each a vector of units, and the circuit itself.
+"""The node kinds of a circuit, each a vector of units.
 
 A node is checked when it is made: a product's children must have disjoint scopes (decomposability)
 and a sum's children equal scopes (smoothness). Nodes compare by identity; sharing a node in several
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -158,8 +158,8 @@ class Product(_Inner):
         sizes = {child.num_units for child in children}
         if len(sizes) > 1:
             raise StructureError(
-                f"{_title(self)} multiplies unit by unit, so all children need the same number of "
-                f"units; found {[child.num_units for child in children]} "
+                f"{title_of(self)} multiplies unit by unit, so all children need the same number "
+                f"of units; found {[child.num_units for child in children]} "
                 f"(KroneckerProduct multiplies all pairs)"
             )
 
@@ -250,7 +250,7 @@ class Sum(_Inner):
         sizes = [child.num_units for child in children]
         if mixing and any(size not in (1, num_units) for size in sizes):
             raise StructureError(
-                f"{_title(self)} mixes unit by unit, so children need {num_units} units or one; "
+                f"{title_of(self)} mixes unit by unit, so children need {num_units} units or one; "
                 f"found {sizes}"
             )
 
@@ -275,218 +275,13 @@ class Sum(_Inner):
 AnyNode = Input | Product | KroneckerProduct | Sum
 
 
-@dataclass(frozen=True, eq=False)
-class Circuit:
-    """A smooth, decomposable circuit over the variables 0 .. L-1.
-
-    Args:
-        root: A node of one unit whose scope is {0, ..., L-1}.
-
-    Raises:
-        StructureError: If the root does not have one unit, variables are missing, a name is used
-            twice, nodes of one variable differ in their categories, or tied nodes differ in shape.
-    """
-
-    root: AnyNode
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.root, (Input, Product, KroneckerProduct, Sum)):
-            raise StructureError(f"a circuit's root must be a node; found {type(self.root)}")
-        if self.root.num_units != 1:
-            raise StructureError(
-                f"the root {_title(self.root)} must have one unit; found {self.root.num_units}"
-            )
-        missing = Scope((1 << self.root.scope.bits.bit_length()) - 1) ^ self.root.scope
-        if missing:
-            raise StructureError(
-                f"a circuit's variables must be 0 .. {self.num_variables - 1} without a gap; the "
-                f"root {_title(self.root)} lacks {missing}"
-            )
-        _ = self.categories, self.node_names, self.parameter_shapes  # each checks what it names
-
-    @cached_property
-    def nodes(self) -> tuple[AnyNode, ...]:
-        """All nodes, each after its children."""
-        return tuple(_children_first(self.root))
-
-    @property
-    def num_variables(self) -> int:
-        """Number of variables L."""
-        return self.root.scope.bits.bit_length()
-
-    @cached_property
-    def categories(self) -> tuple[int, ...]:
-        """Number of categories of every variable."""
-        found: dict[int, Input] = {}
-        for node in self.inputs:
-            other = found.setdefault(node.variable, node)
-            if other.num_categories != node.num_categories:
-                raise StructureError(
-                    f"variable {node.variable} has {other.num_categories} categories at "
-                    f"{_title(other)} and {node.num_categories} at {_title(node)}"
-                )
-        return tuple(found[variable].num_categories for variable in range(self.num_variables))
-
-    @property
-    def num_categories(self) -> int:
-        """Largest number of categories V of any variable."""
-        return max(self.categories)
-
-    @property
-    def inputs(self) -> Iterator[Input]:
-        """The input nodes, in topological order."""
-        return (node for node in self.nodes if isinstance(node, Input))
-
-    @cached_property
-    def node_names(self) -> dict[AnyNode, str]:
-        """Name of every node: its own, or one made from its kind and place."""
-        names: dict[AnyNode, str] = {}
-        taken: dict[str, AnyNode] = {}
-        for place, node in enumerate(self.nodes):
-            name = node.name or f"{_KIND[type(node)]}_{place}"
-            if name in taken:
-                raise StructureError(
-                    f"node names must differ; {name!r} names {taken[name]!r} and {node!r}"
-                )
-            taken[name] = node
-            names[node] = name
-        return names
-
-    @cached_property
-    def parameter_names(self) -> dict[AnyNode, str]:
-        """Parameter name of every input and sum that has one: the given one, else the node's."""
-        return {
-            node: _given_name(node) or self.node_names[node]
-            for node in self.nodes
-            if isinstance(node, (Input, Sum)) and node.has_parameter
-        }
-
-    @cached_property
-    def parameter_owners(self) -> dict[str, tuple[Input | Sum, ...]]:
-        """Parameter name -> the nodes that share it or have a part of it."""
-        owners: dict[str, list[Input | Sum]] = {}
-        for node, name in self.parameter_names.items():
-            if isinstance(node, (Input, Sum)):
-                owners.setdefault(name, []).append(node)
-        return {name: tuple(nodes) for name, nodes in owners.items()}
-
-    @cached_property
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Parameter name -> shape: that of its nodes, or (R, V) or (E,) of a shared larger one."""
-        return {name: _shape(name, nodes) for name, nodes in self.parameter_owners.items()}
-
-    @cached_property
-    def parameter_rows(self) -> dict[str, tuple[int, ...] | None]:
-        """Parameter name -> lengths of the distributions that a vector holds one after the other.
-
-        None where distributions are simply the rows, along the last axis.
-        """
-        return {name: _rows(nodes) for name, nodes in self.parameter_owners.items()}
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Circuit:
-        # Immutable, and too deep to copy by recursion.
-        return self
-
-    def __repr__(self) -> str:
-        return (
-            f"Circuit({self.num_variables} variables, {self.num_categories} categories, "
-            f"{len(self.nodes)} nodes, {len(self.parameter_shapes)} parameters)"
-        )
-
-
-_KIND = {Input: "input", Product: "product", KroneckerProduct: "kronecker", Sum: "sum"}
-
-
-def _children_first(root: AnyNode) -> Iterator[AnyNode]:
-    """Depth-first order without recursion: circuits may be deeper than Python's stack."""
-    done: set[AnyNode] = set()
-    stack: list[tuple[AnyNode, bool]] = [(root, False)]
-    while stack:
-        node, expanded = stack.pop()
-        if node in done:
-            continue
-        if expanded:
-            done.add(node)
-            yield node
-        else:
-            stack.append((node, True))
-            stack.extend((child, False) for child in reversed(node.children))
-
-
-def _given_name(node: Input | Sum) -> str | None:
-    return node.parameter.name if isinstance(node.parameter, Part) else node.parameter
-
-
-def _shape(name: str, nodes: Sequence[Input | Sum]) -> tuple[int, ...]:
-    owner = nodes[0]
-    packed = isinstance(owner.parameter, Part)
-    for node in nodes:
-        same = type(node) is type(owner) and isinstance(node.parameter, Part) == packed
-        if not same or (not packed and _tie_key(node) != _tie_key(owner)):
-            raise StructureError(
-                f"parameter {name!r} is shared by {_title(owner)} with shape "
-                f"{owner.parameter_shape} and by {_title(node)} with shape "
-                f"{node.parameter_shape}; tied nodes need the same kind and shape"
-            )
-    if not packed:
-        return owner.parameter_shape
-    size = _check_cover(name, nodes)
-    if isinstance(owner, Sum):
-        return (size,)
-    widths = {node.parameter_shape[-1] for node in nodes}
-    if len(widths) > 1:
-        raise StructureError(
-            f"parameter {name!r} holds rows of inputs with {sorted(widths)} categories; "
-            f"expected one number of categories"
-        )
-    return (size, widths.pop())
-
-
-def _rows(nodes: Sequence[Input | Sum]) -> tuple[int, ...] | None:
-    if not isinstance(nodes[0], Sum) or not isinstance(nodes[0].parameter, Part):
-        return None
-    parts = {node.parameter.start: node for node in nodes if isinstance(node.parameter, Part)}
-    return tuple(
-        node.parameter_shape[-1]
-        for _, node in sorted(parts.items(), key=lambda item: item[0])
-        for _ in range(node.num_units)
-    )
-
-
-def _check_cover(name: str, nodes: Sequence[Input | Sum]) -> int:
-    """Checks that parts are the same or apart and leave no gap; the parameter's size."""
-    found: dict[int, Input | Sum] = {}
-    for node in nodes:
-        assert isinstance(node.parameter, Part)
-        other = found.setdefault(node.parameter.start, node)
-        if _tie_key(other) != _tie_key(node):
-            raise StructureError(
-                f"parameter {name!r}: {_title(other)} and {_title(node)} start at the same place "
-                f"with shapes {other.parameter_shape} and {node.parameter_shape}"
-            )
-    end = 0
-    for start, node in sorted(found.items(), key=lambda item: item[0]):
-        if start != end:
-            what = "overlaps the part before it" if start < end else "leaves a gap"
-            raise StructureError(
-                f"parameter {name!r}: the part of {_title(node)} starts at {start} and {what}; "
-                f"expected {end}"
-            )
-        shape = node.parameter_shape
-        end += math.prod(shape) if isinstance(node, Sum) else shape[0]
-    return end
-
-
-def _tie_key(node: Input | Sum) -> tuple[object, ...]:
-    return (type(node), node.parameter_shape, isinstance(node, Sum) and node.mixing)
-
-
 def _named(node: object) -> str:
     name = getattr(node, "name", None)
     return f", name={name!r}" if name else ""
 
 
-def _title(node: AnyNode) -> str:
+def title_of(node: AnyNode) -> str:
+    """A node and its scope, for messages."""
     return f"{node!r} with scope {node.scope}"
 
 
@@ -551,8 +346,8 @@ def _check_disjoint(node: Product | KroneckerProduct) -> None:
         shared = seen & child.scope
         if shared:
             raise StructureError(
-                f"{_title(node)} is not decomposable: its child {_title(child)} shares variables "
-                f"{shared} with the children before it; expected disjoint scopes"
+                f"{title_of(node)} is not decomposable: its child {title_of(child)} shares "
+                f"variables {shared} with the children before it; expected disjoint scopes"
             )
         seen = seen | child.scope
 
@@ -564,6 +359,6 @@ def _check_equal_scopes(node: Sum) -> None:
         differing = first.scope ^ child.scope
         if differing:
             raise StructureError(
-                f"{_title(node)} is not smooth: its children {_title(first)} and {_title(child)} "
-                f"differ in variables {differing}; expected equal scopes"
+                f"{title_of(node)} is not smooth: its children {title_of(first)} and "
+                f"{title_of(child)} differ in variables {differing}; expected equal scopes"
             )

@@ -14,7 +14,8 @@ from functools import cached_property
 from types import MappingProxyType
 
 from pcircuits.errors import StructureError
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 from pcircuits.structure.scope import Scope
 
 Partition = tuple[Scope, ...]

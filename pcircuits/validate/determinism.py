@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from pcircuits.structure.nodes import Circuit, Input, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import Input, Sum
 from pcircuits.validate.splits import merged
 from pcircuits.validate.units import Feeds, UnitGraph, Zeros
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 from pcircuits.validate.determinism import DEFAULT_LIMIT, Determinism, Overlap, determinism
 from pcircuits.validate.scopes import depth_of, overlapping, scopes_of, unsmooth
 from pcircuits.validate.splits import Clash, vtree_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 from pcircuits.structure.scope import Scope
 
 

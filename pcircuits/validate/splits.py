@@ -14,7 +14,8 @@ from functools import reduce
 from itertools import product
 from operator import or_
 
-from pcircuits.structure.nodes import AnyNode, Circuit, KroneckerProduct, Product
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, KroneckerProduct, Product
 from pcircuits.structure.scope import Scope
 from pcircuits.validate.scopes import scopes_of
 from pcircuits.validate.vtree import Vtree

@@ -13,15 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pcircuits.structure.nodes import (
-    AnyNode,
-    Circuit,
-    Input,
-    KroneckerProduct,
-    Part,
-    Product,
-    Sum,
-)
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 Zeros = Mapping[str, Sequence[Any]]
 """Parameter name -> nested lists of its shape, true where a weight is known to be zero."""

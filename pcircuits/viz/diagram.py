@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 from pcircuits.viz.subject import Subject
 
 _SHOWN_CATEGORIES = 6

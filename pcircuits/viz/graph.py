@@ -11,7 +11,7 @@ from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import StructureError
 from pcircuits.execute.evidence import Evidence, check_evidence
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 from pcircuits.viz.artist import EdgeStyle, paint
 from pcircuits.viz.counts import Counts, edge_counts
 from pcircuits.viz.diagram import (

@@ -12,7 +12,7 @@ from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import StructureError
 from pcircuits.module import CircuitModel
-from pcircuits.structure.nodes import Circuit
+from pcircuits.structure.circuit import Circuit
 from pcircuits.viz.graph import draw, is_readable
 from pcircuits.viz.subject import Drawable
 

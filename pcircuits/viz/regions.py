@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from pcircuits.errors import StructureError
-from pcircuits.structure.nodes import Circuit, KroneckerProduct, Product
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import KroneckerProduct, Product
 from pcircuits.structure.scope import Scope
 from pcircuits.viz.artist import EdgeStyle, paint
 from pcircuits.viz.scene import Symbol, arrange

@@ -13,7 +13,8 @@ from pcircuits.errors import EvidenceError, StructureError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import Circuit, Input, Part, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import Input, Part, Sum
 
 Drawable = Circuit | CircuitModel | WeightedCircuit | Plan
 """What can be drawn; weights are shown where there are some."""

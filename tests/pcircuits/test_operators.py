@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pcircuits as pc
@@ -15,7 +15,7 @@ from pcircuits import operators
 from pcircuits.errors import EvidenceError, ParameterError, StructureError
 from pcircuits.parameters import WeightedCircuit, row_totals
 from pcircuits.validate import compatible
-from tests.support.circuits import circuits
+from tests.support.circuits import SEEDS, circuits
 from tests.support.deterministic import decision_circuits
 from tests.support.structured import (
     compatible_circuits,
@@ -27,13 +27,23 @@ from tests.support.structured import (
 EXACT = {"rtol": 1e-9, "atol": 1e-300}
 
 
+PACKED = [
+    pc.families.higher_order_hmm(4, 2, 2, 2),
+    pc.families.monarch_hmm(3, 4, 2),
+    pc.families.random_binary_tree(5, 2, 2, seed=0, repetitions=2, product="kronecker"),
+]
+"""Nodes whose weights are parts of larger parameters."""
+
+
 @st.composite
 def weighted_circuits(draw: st.DrawFn) -> WeightedCircuit:
     """Any circuit: of any structure, of indicators, of decisions."""
-    kind = draw(st.integers(0, 2))
+    kind = draw(st.integers(0, 3))
     if kind == 0:
         return draw(compatible_circuits(1))[0]
-    return weighted_by(draw, draw(circuits() if kind == 1 else decision_circuits()))
+    if kind == 1:
+        return weighted_by(draw, draw(st.sampled_from(PACKED)))
+    return weighted_by(draw, draw(circuits() if kind == 2 else decision_circuits()))
 
 
 def _table(weighted: WeightedCircuit) -> np.ndarray:
@@ -128,6 +138,15 @@ def test_what_is_tied_stays_tied() -> None:
 def test_bad_evidence_is_refused(call: object, message: str) -> None:
     with pytest.raises(EvidenceError, match=message):
         call(normalised_weights(pc.families.hmm(3, 2, 2)))
+
+
+def test_soft_evidence_about_variables_of_one_tied_input() -> None:
+    hmm = normalised_weights(pc.families.hmm(3, 2, 2))
+
+    found = operators.condition(hmm, log_potentials={0: [0.0, -1.0], 2: [0.5, -math.inf]})
+
+    factor = np.exp([0.0, -1.0])[:, None, None] * np.array([np.exp(0.5), 0.0])
+    np.testing.assert_allclose(_table(found), _table(hmm) * factor, **EXACT)
 
 
 # multiply
@@ -249,6 +268,24 @@ def test_a_normalised_circuit_stays_as_it_is() -> None:
         assert torch.equal(tensor, hmm.log_weights[name])
 
 
+def test_plain_sums_of_one_shape_and_different_kind() -> None:
+    """Two units of two terms each: all units of one child, or unit by unit of two children."""
+
+    def leaf() -> pc.Input:
+        supports = ((0,), (1, 2))
+        return pc.Input(0, num_units=2, num_categories=3, supports=supports)
+
+    dense = pc.Sum(leaf(), num_units=2, weighted=False)
+    mixing = pc.Sum(leaf(), leaf(), num_units=2, mixing=True, weighted=False)
+    circuit = pc.Circuit(pc.Sum(dense, mixing, num_units=1, weighted=False))
+
+    found, log_partition = operators.normalise(WeightedCircuit(circuit, {}))
+
+    values = _table(WeightedCircuit(circuit, {}))
+    np.testing.assert_allclose(_table(found), values / values.sum(), **EXACT)
+    np.testing.assert_allclose(float(log_partition), np.log(values.sum()), **EXACT)
+
+
 @given(decision_circuits(), st.sampled_from([0.5, 2.0, -1.0, 3.0]), st.data())
 def test_power_of_deterministic_circuits(
     circuit: pc.Circuit, exponent: float, data: st.DataObject
@@ -286,7 +323,21 @@ def test_learned_zeros_count_for_power() -> None:
 # prune and grow
 
 
-@given(weighted_circuits())
+@st.composite
+def circuits_of_many_zeros(draw: st.DrawFn) -> WeightedCircuit:
+    """Any circuit, half of its weights zero, but never a whole row."""
+    weighted = draw(weighted_circuits())
+    generator = torch.Generator().manual_seed(draw(SEEDS))
+    weights = {}
+    for name, tensor in weighted.log_weights.items():
+        mask = torch.rand(tensor.shape, generator=generator) < 0.5
+        mask &= ~mask.all(dim=-1, keepdim=True)
+        weights[name] = tensor.masked_fill(mask, -math.inf)
+    return WeightedCircuit(weighted.circuit, weights)
+
+
+@settings(max_examples=200)
+@given(circuits_of_many_zeros())
 def test_prune_of_zeros_changes_nothing(weighted: WeightedCircuit) -> None:
     values = _table(weighted)
     if not values.any():
@@ -347,7 +398,10 @@ def test_a_rare_component_is_pruned_and_bounded() -> None:
     mixed = operators.mixture(components, [0.999, 0.001])
 
     found, bound = operators.prune(mixed, 0.002)
+    all_of_it, nothing = operators.prune(mixed, 0.0009)
 
+    assert nothing < 0.001
+    assert any(name.startswith("component_1") for name in all_of_it.log_weights)
     assert 0.001 <= bound < 0.01
     assert not any(name.startswith("component_1") for name in found.log_weights)
     with pytest.raises(ParameterError, match="used at most 100"):

@@ -149,6 +149,17 @@ def test_a_search_that_reaches_its_limit_says_nothing() -> None:
     assert "unknown" in str(properties)
 
 
+def test_categories_that_all_terms_exclude_need_no_search() -> None:
+    def term(category: int) -> pc.Product:
+        fixed = _indicator(1, (category,))
+        free = [pc.Product(fixed, _indicator(2, (other,))) for other in range(2)]
+        return pc.Product(_indicator(0, (0, 1)), pc.Sum(*free, num_units=1))
+
+    circuit = pc.Circuit(pc.Sum(term(0), term(1), num_units=1))
+
+    assert determinism(circuit, limit=0).holds
+
+
 @pytest.mark.parametrize("sizes", [(2,), (3, 2), (1, 4, 2)])
 def test_bits_of_categories(sizes: tuple[int, ...]) -> None:
     bits = CategoryBits(sizes)

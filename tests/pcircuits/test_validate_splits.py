@@ -105,6 +105,7 @@ def _check_clash(first: pc.Circuit, second: pc.Circuit, clash: Clash) -> None:
         (_sum((0, 1, 2, 3), ((0, 1), (2, 3))), "((0 1) (2 3))"),
         (_sum(((0, 1), 2, 3), (0, 1, (2, 3))), "((0 1) (2 3))"),
         (_sum((0, (2, 1)), ((1, 2), 0)), "(0 (1 2))"),
+        (_sum(((0, 1, 2), 3), (0, (1, 2), 3)), "((0 (1 2)) 3)"),
     ],
 )
 def test_vtrees(circuit: pc.Circuit, text: str) -> None:
@@ -120,6 +121,13 @@ def test_three_splits_that_overlap_in_a_circle() -> None:
 
     assert not compatible(circuit, circuit)
     assert "split {0-2} into {0-1} | {2} and into {0} | {1-2}" in str(validate(circuit))
+
+
+def test_what_a_wide_product_does_not_say_is_checked_further_down() -> None:
+    circuit = _sum((((0, 1), 2), 3), (0, (1, 2), 3))
+
+    assert not compatible(circuit, circuit)
+    assert "split {0-2} into {0} | {1-2} and into {0-1} | {2}" in str(validate(circuit))
 
 
 def test_sizes_of_a_vtree() -> None:

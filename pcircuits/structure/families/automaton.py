@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pcircuits.errors import StructureError
 from pcircuits.structure.automata.machine import Automaton, Tokens
 from pcircuits.structure.automata.tokens import pattern_automaton
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
 from pcircuits.structure.families.decision_diagram import decision_diagram
-from pcircuits.structure.nodes import Circuit
 
 
 def automaton(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 
 
 def binary_tree(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pcircuits.errors import StructureError
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_at_least, check_length
 from pcircuits.structure.families.packed import chain_root, emissions, packed, tied
-from pcircuits.structure.nodes import AnyNode, Circuit, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Product, Sum
 
 
 def block_hmm(

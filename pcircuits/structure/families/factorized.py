@@ -1,7 +1,8 @@
 """Fully factorised distribution."""
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
-from pcircuits.structure.nodes import Circuit, Input, Product
+from pcircuits.structure.nodes import Input, Product
 
 
 def factorized(length: int, num_categories: int) -> Circuit:

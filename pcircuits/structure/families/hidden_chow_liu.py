@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcircuits.errors import StructureError
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Part, Product, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, Part, Product, Sum
 
 
 def hidden_chow_liu(

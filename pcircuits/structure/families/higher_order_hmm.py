@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_at_least, check_length
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Part, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Input, Part, Product, Sum
 
 
 def higher_order_hmm(length: int, order: int, num_states: int, num_categories: int) -> Circuit:

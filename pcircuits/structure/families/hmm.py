@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Input, Product, Sum
 
 
 def hmm(length: int, num_states: int, num_categories: int, *, homogeneous: bool = True) -> Circuit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcircuits.errors import StructureError
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
-from pcircuits.structure.nodes import Circuit
 from pcircuits.structure.region_graph import Partition, RegionGraph
 from pcircuits.structure.scope import Scope
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pcircuits.errors import StructureError
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.decision_diagram import decision_diagram
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Input, Product, Sum
 from pcircuits.structure.scope import Scope
 
 

@@ -1,7 +1,8 @@
 """Mixture of factorised distributions (canonical polyadic form, naive Bayes)."""
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
-from pcircuits.structure.nodes import Circuit, Input, Product, Sum
+from pcircuits.structure.nodes import Input, Product, Sum
 
 
 def mixture(length: int, num_components: int, num_categories: int) -> Circuit:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcircuits.structure.nodes import AnyNode, Circuit, Input, Part, Sum
+from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.nodes import AnyNode, Input, Part, Sum
 
 
 def tied(name: str, position: int, homogeneous: bool) -> str:

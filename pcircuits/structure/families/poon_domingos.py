@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_at_least
 from pcircuits.structure.families.grid import Rectangle, rectangle_graph
-from pcircuits.structure.nodes import Circuit
 from pcircuits.structure.region_graph import RegionGraph
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcircuits.errors import StructureError
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.grid import Rectangle, rectangle_graph
-from pcircuits.structure.nodes import Circuit
 from pcircuits.structure.region_graph import RegionGraph
 
 Cuts = list[tuple[Rectangle, ...]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_at_least, check_length
-from pcircuits.structure.nodes import Circuit
 from pcircuits.structure.region_graph import Partition, RegionGraph
 from pcircuits.structure.scope import Scope
 
