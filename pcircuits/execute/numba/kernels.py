@@ -69,7 +69,23 @@ def _exp_by_type(x: Any) -> Any:
     return polynomial
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+_compiled = nb.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_compiled
+def _largest_terms(
+    own: Array, edges: range, children: Array, places: Array, log_weights: Array, top: Array
+) -> None:
+    """Fills `top` with the largest of a sum's terms, finite also where all are -inf."""
+    top[:] = np.finfo(own.dtype).min
+    for e in edges:
+        row = own[children[e]]
+        weight = log_weights[places[e]]
+        for w in range(WIDTH):
+            top[w] = max(top[w], row[w] + weight)
+
+
+@_compiled
 def upward(
     leaves: Array,
     starts: Array,
@@ -97,7 +113,6 @@ def upward(
         last_tile: End of the tiles.
     """
     num_inputs, batch = leaves.shape
-    lowest = np.finfo(values.dtype).min
     top = np.empty(WIDTH, values.dtype)
     total = np.empty(WIDTH, values.dtype)
     for tile in range(first_tile, last_tile):
@@ -107,26 +122,17 @@ def upward(
                 column = tile * WIDTH + w
                 own[i, w] = leaves[i, column] if column < batch else values.dtype.type(0.0)
         for n in range(len(starts) - 1):
-            begin, end = starts[n], starts[n + 1]
-            if places[begin] < 0:
-                for w in range(WIDTH):
-                    total[w] = own[children[begin], w]
-                for e in range(begin + 1, end):
+            edges = range(starts[n], starts[n + 1])
+            total[:] = 0.0
+            if places[edges.start] < 0:
+                for e in edges:
                     row = own[children[e]]
                     for w in range(WIDTH):
                         total[w] += row[w]
-                for w in range(WIDTH):
-                    own[num_inputs + n, w] = total[w]
+                own[num_inputs + n] = total
                 continue
-            for w in range(WIDTH):
-                top[w] = lowest
-                total[w] = 0.0
-            for e in range(begin, end):
-                row = own[children[e]]
-                weight = log_weights[places[e]]
-                for w in range(WIDTH):
-                    top[w] = max(top[w], row[w] + weight)
-            for e in range(begin, end):
+            _largest_terms(own, edges, children, places, log_weights, top)
+            for e in edges:
                 row = own[children[e]]
                 weight = log_weights[places[e]]
                 for w in range(WIDTH):
@@ -137,7 +143,43 @@ def upward(
             roots[tile * WIDTH + w] = own[num_inputs + len(starts) - 2, w]
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@_compiled
+def _add_shares(
+    own: Array,
+    edges: range,
+    children: Array,
+    places: Array,
+    log_weights: Array,
+    mine: Array,
+    flow: Array,
+    weight_gradient: Array,
+    work: Array,
+) -> None:
+    """Gives a sum's flow to its children and weights, in proportion to their terms.
+
+    Shares are divided by their own total, so that flow is conserved whatever the size of the
+    values. `work` has a row for the maxima, one for the totals, and one for each child.
+    """
+    top, total, share = work[0], work[1], work[2:]
+    _largest_terms(own, edges, children, places, log_weights, top)
+    total[:] = 0.0
+    for e in edges:
+        row = own[children[e]]
+        weight = log_weights[places[e]]
+        for w in range(WIDTH):
+            share[e - edges.start, w] = _exp(row[w] + weight - top[w])
+            total[w] += share[e - edges.start, w]
+    for w in range(WIDTH):
+        total[w] = mine[w] / total[w] if total[w] > 0.0 else own.dtype.type(0.0)
+    for e in edges:
+        below = flow[children[e]]
+        for w in range(WIDTH):
+            part = share[e - edges.start, w] * total[w]
+            below[w] += part
+            weight_gradient[places[e]] += part
+
+
+@_compiled
 def downward(
     gradient: Array,
     starts: Array,
@@ -152,72 +194,45 @@ def downward(
 ) -> None:
     """Adds the gradients of tiles first_tile .. last_tile - 1.
 
-    Shares of a sum are divided by their own total, so that flow is conserved whatever the size of
-    the values.
-
     Args:
         gradient: (B,) gradient of the root's value; zero where that is -inf.
         starts: As in `upward`.
         children: As in `upward`.
         places: As in `upward`.
         log_weights: As in `upward`.
-        values: What `upward` left.
+        values: What `upward` left, of all tiles.
         leaf_gradient: (I, B), filled.
         weight_gradient: (W,), added to.
         first_tile: First tile.
         last_tile: End of the tiles.
     """
     num_inputs, batch = leaf_gradient.shape
-    num_nodes = num_inputs + len(starts) - 1
-    lowest = np.finfo(values.dtype).min
-    flow = np.empty((num_nodes, WIDTH), values.dtype)
-    top = np.empty(WIDTH, values.dtype)
-    total = np.empty(WIDTH, values.dtype)
-    scale = np.empty(WIDTH, values.dtype)
-    widest = 1
-    for n in range(len(starts) - 1):
-        widest = max(widest, starts[n + 1] - starts[n])
-    share = np.empty((widest, WIDTH), values.dtype)
+    flow = np.empty((num_inputs + len(starts) - 1, WIDTH), values.dtype)
+    work = np.empty((2 + np.max(starts[1:] - starts[:-1]), WIDTH), values.dtype)
     for tile in range(first_tile, last_tile):
-        own = values[tile]
         flow[:] = 0.0
-        for w in range(WIDTH):
-            column = tile * WIDTH + w
-            if column < batch:
-                flow[num_nodes - 1, w] = gradient[column]
+        for w in range(min(WIDTH, batch - tile * WIDTH)):
+            flow[-1, w] = gradient[tile * WIDTH + w]
         for n in range(len(starts) - 2, -1, -1):
-            begin, end = starts[n], starts[n + 1]
+            edges = range(starts[n], starts[n + 1])
             mine = flow[num_inputs + n]
-            if places[begin] < 0:
-                for e in range(begin, end):
+            if places[edges.start] < 0:
+                for e in edges:
                     below = flow[children[e]]
                     for w in range(WIDTH):
                         below[w] += mine[w]
                 continue
-            for w in range(WIDTH):
-                top[w] = lowest
-                total[w] = 0.0
-            for e in range(begin, end):
-                row = own[children[e]]
-                weight = log_weights[places[e]]
-                for w in range(WIDTH):
-                    top[w] = max(top[w], row[w] + weight)
-            for e in range(begin, end):
-                row = own[children[e]]
-                weight = log_weights[places[e]]
-                for w in range(WIDTH):
-                    share[e - begin, w] = _exp(row[w] + weight - top[w])
-                    total[w] += share[e - begin, w]
-            for w in range(WIDTH):
-                scale[w] = mine[w] / total[w] if total[w] > 0.0 else values.dtype.type(0.0)
-            for e in range(begin, end):
-                below = flow[children[e]]
-                for w in range(WIDTH):
-                    part = share[e - begin, w] * scale[w]
-                    below[w] += part
-                    weight_gradient[places[e]] += part
+            _add_shares(
+                values[tile],
+                edges,
+                children,
+                places,
+                log_weights,
+                mine,
+                flow,
+                weight_gradient,
+                work,
+            )
         for i in range(num_inputs):
-            for w in range(WIDTH):
-                column = tile * WIDTH + w
-                if column < batch:
-                    leaf_gradient[i, column] = flow[i, w]
+            for w in range(min(WIDTH, batch - tile * WIDTH)):
+                leaf_gradient[i, tile * WIDTH + w] = flow[i, w]
