@@ -105,6 +105,9 @@ def _density(options: argparse.Namespace) -> int:
     except WrongDensityError as error:
         print(f"benchmarks: wrong result, nothing written: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"benchmarks: interrupted; finished sets are in {options.output}", file=sys.stderr)
+        return 130
     print(density_table(rows))
     return 0
 

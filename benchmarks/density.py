@@ -103,6 +103,7 @@ def run_set(
 
     Raises:
         WrongDensityError: If the result is not that of a distribution.
+        KeyboardInterrupt: If learning was interrupted.
     """
     started = time.monotonic()
     units = settings.num_units(data.train.total)
@@ -179,7 +180,7 @@ def _learn_member(
         train.values, parents, units, weights=train.weights, num_categories=2, seed=seed
     )
     model.set_probabilities(start)
-    pc.fit_em(
+    history = pc.fit_em(
         model,
         train.values,
         weights=train.weights,
@@ -189,6 +190,8 @@ def _learn_member(
         progress=False,
         **settings.schedule(train),
     )
+    if history.stopped == "interrupted":  # half a member would pass for a whole one
+        raise KeyboardInterrupt
     return model
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import pcircuits as pc
 from benchmarks import density
 from benchmarks.__main__ import main
 from benchmarks.density import (
@@ -165,6 +166,27 @@ def test_a_figure_above_the_entropy_is_no_result(
     assert not (tmp_path / "density.json").exists()
     with pytest.raises(WrongDensityError, match="is above"):
         run_set(load(folder, "own"), QUICK, lambda line: None)
+
+
+def test_an_interrupted_run_keeps_finished_sets_and_no_half_one(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "density.json"
+    command(folder, output, "--sets", "nltcs")
+    fit_em = pc.fit_em
+    monkeypatch.setattr(
+        pc,
+        "fit_em",
+        lambda *a, **k: dataclasses.replace(fit_em(*a, **k), stopped="interrupted"),
+    )
+
+    assert command(folder, output) == 130
+
+    assert f"interrupted; finished sets are in {output}" in capsys.readouterr().err
+    assert [row["dataset"] for row in read_rows(output)] == ["nltcs"]
 
 
 def test_missing_data_is_named(

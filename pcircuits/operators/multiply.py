@@ -11,12 +11,12 @@ from torch import Tensor
 from pcircuits.errors import ParameterError, StructureError
 from pcircuits.operators.assembly import Assembler
 from pcircuits.operators.condition import gathered_root
+from pcircuits.operators.regrouping import Regrouping
 from pcircuits.operators.tables import dtype_of, table_of, weight_of
 from pcircuits.operators.units import Units, add, densified, input_weight, product, sum_weight
 from pcircuits.parameters import WeightedCircuit
-from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
+from pcircuits.structure.nodes import AnyNode, Input, Sum
 from pcircuits.validate import compatible
-from pcircuits.validate.splits import merged
 
 Pair = tuple[AnyNode, AnyNode]
 """A node of the first circuit and one of the second, of the same scope."""
@@ -113,7 +113,8 @@ class _Multiplication:
         self._assembler = assembler
         self._sides = (first, second)
         self._known: dict[Pair, Units | None] = {}
-        self._regrouped: dict[Hashable, AnyNode] = {}
+        self._supports: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._regrouping = Regrouping()
         self._tables: dict[Hashable, Tensor] = {}
 
     def run(self) -> Units | None:
@@ -182,7 +183,7 @@ class _Multiplication:
         size = first.num_units * second.num_units
         if first.supports is not None and second.supports is not None:
             common = tuple(
-                tuple(sorted(set(a) & set(b))) for a in first.supports for b in second.supports
+                self._shared_support(a, b) for a in first.supports for b in second.supports
             )
             if not any(common):
                 return None
@@ -199,14 +200,20 @@ class _Multiplication:
         weight = input_weight(table, key)
         return Units(size, self._assembler.input(first.variable, first.num_categories, weight))
 
+    def _shared_support(self, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+        # By identity: supports of many categories are shared by many inputs, and long to compare.
+        key = (id(first), id(second))
+        if key not in self._supports:
+            self._supports[key] = tuple(sorted(set(first) & set(second)))
+        return self._supports[key]
+
     def _product(self, pair: Pair) -> Generator[Pair]:
         """Pairs the factors of equal scope; the small scopes first, since a zero ends it."""
         parts = []
         rows, columns = _grid(pair[0].num_units, pair[1].num_units)
-        scopes = [factor.scope.bits for node in pair for factor in _factors(node)]
-        for scope in sorted(merged(scopes), key=int.bit_count):
-            left, own = self._grouped(pair[0], scope)
-            right, other = self._grouped(pair[1], scope)
+        for scope in self._regrouping.common_scopes(pair[0], pair[1]):
+            left, own = self._regrouping.part(pair[0], scope)
+            right, other = self._regrouping.part(pair[1], scope)
             yield left, right
             units = self._known[left, right]
             if units is None:
@@ -214,32 +221,6 @@ class _Multiplication:
                 return
             parts.append(units.take(own[rows] * right.num_units + other[columns]))
         self._known[pair] = product(self._assembler, parts)
-
-    def _grouped(self, node: AnyNode, scope: int) -> tuple[AnyNode, Tensor]:
-        """The factors of a node inside a scope as one node, and its unit for each of the node's."""
-        factors = _factors(node)
-        inside = tuple(factor for factor in factors if factor.scope.bits & scope)
-        everything = torch.arange(node.num_units)
-        if len(inside) == len(factors) > 1:
-            return node, everything
-        kind = KroneckerProduct if isinstance(node, KroneckerProduct) else Product
-        group = inside[0]
-        if len(inside) > 1:
-            group = self._regrouped.setdefault((kind, inside), kind(*inside))
-        if kind is Product:
-            return group, everything
-        unit, remaining = torch.zeros_like(everything), everything
-        radix = 1
-        for factor in reversed(factors):
-            if factor.scope.bits & scope:
-                unit = unit + radix * (remaining % factor.num_units)
-                radix *= factor.num_units
-            remaining = remaining // factor.num_units
-        return group, unit
-
-
-def _factors(node: AnyNode) -> tuple[AnyNode, ...]:
-    return node.children if isinstance(node, (Product, KroneckerProduct)) else (node,)
 
 
 def _terms(weighted: WeightedCircuit, node: AnyNode, dtype: torch.dtype) -> _Terms:

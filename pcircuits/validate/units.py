@@ -1,9 +1,8 @@
 """A circuit seen unit by unit: what feeds each scalar, and the categories it needs to be positive.
 
-Units are numbered node by node in topological order. What a unit excludes is one integer: for each
-variable one bit for each of its categories, set if the unit is zero on it, and one guard bit above
-them. So the exclusions of sums and products are bitwise and / or, and "is any variable left without
-a category" is one addition whose carries end in the guard bits.
+Units are numbered node by node in topological order. What a unit excludes, the categories on which
+it is zero whatever the other variables, is one integer, and the exclusions of sums and products are
+the bitwise and / or of those that feed them.
 """
 
 from __future__ import annotations
@@ -15,55 +14,13 @@ from typing import Any
 
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.validate.categories import CategoryBits, category_set
 
 Zeros = Mapping[str, Sequence[Any]]
 """Parameter name -> nested lists of its shape, true where a weight is known to be zero."""
 
 Feeds = tuple[int, ...]
 """The units that feed a unit."""
-
-
-class CategoryBits:
-    """Where the categories of every variable are in the exclusions.
-
-    Args:
-        categories: Number of categories of every variable.
-    """
-
-    def __init__(self, categories: Sequence[int]) -> None:
-        self.sizes = tuple(categories)
-        self.starts = tuple(itertools.accumulate((size + 1 for size in categories), initial=0))
-        self._lowest = sum(1 << start for start in self.starts[:-1])
-        self._guards = sum(1 << (end - 1) for end in self.starts[1:])
-        self._all = (1 << self.starts[-1]) - 1 - self._guards
-
-    def excluding(self, variable: int, categories: Sequence[int]) -> int:
-        """The exclusions of some categories of one variable."""
-        # Bit by bit in an integer would be quadratic in the number of categories.
-        digits = bytearray(b"0") * (self.sizes[variable] + 1)
-        for category in categories:
-            digits[-1 - category] = ord("1")
-        return int(digits, 2) << self.starts[variable]
-
-    def contradictory(self, excluded: int) -> bool:
-        """Whether some variable has no category left."""
-        return excluded != 0 and bool((excluded + self._lowest) & self._guards)
-
-    def separated(self, exclusions: Sequence[int]) -> bool:
-        """Whether one variable tells all apart: each of its categories is left to one at most."""
-        if not all(exclusions):
-            return False
-        seen = shared = 0
-        for excluded in exclusions:
-            left = self._all & ~excluded
-            shared |= seen & left
-            seen |= left
-        return self.contradictory(self._all & ~shared)
-
-    def first_left(self, variable: int, excluded: int) -> int:
-        """The smallest category of a variable that is not excluded."""
-        left = ~(excluded >> self.starts[variable])
-        return (left & -left).bit_length() - 1
 
 
 class UnitGraph:
@@ -81,12 +38,14 @@ class UnitGraph:
 
     def __init__(self, circuit: Circuit, zeros: Zeros | None = None) -> None:
         self.circuit = circuit
-        self.bits = CategoryBits(circuit.categories)
         self.feeds: list[Feeds] = []
         self.excluded: list[int | None] = []
         self._zeros = zeros or {}
         self._starts: list[int] = []
         self._first: dict[AnyNode, int] = {}
+        self._supports: dict[int, int] = {}
+        self._absent = {node: self._absent_sets(node) for node in circuit.inputs}
+        self.bits = self._category_bits()
         for node in circuit.nodes:
             self._first[node] = len(self.feeds)
             self._starts.append(len(self.feeds))
@@ -136,19 +95,34 @@ class UnitGraph:
             case KroneckerProduct():
                 self._add_products(itertools.product(*map(self.units, node.children)))
 
-    def _add_input(self, node: Input) -> None:
-        everything = range(node.num_categories)
+    def _absent_sets(self, node: Input) -> list[int]:
+        """For each unit the categories on which it is zero, as a bit mask."""
+        size = node.num_categories
         if node.supports is not None:
-            for support in node.supports:
-                self._add_leaf(node, sorted(set(everything) - set(support)))
-            return
-        for zeros in self._rows(node, node.num_units):
-            self._add_leaf(node, [v for v in everything if zeros[v]] if zeros else [])
+            return [self._complement(support, size) for support in node.supports]
+        return [
+            category_set((v for v in range(size) if zeros[v]), size) if zeros else 0
+            for zeros in self._rows(node, node.num_units)
+        ]
 
-    def _add_leaf(self, node: Input, absent: Sequence[int]) -> None:
-        dead = len(absent) == node.num_categories
-        self.feeds.append(())
-        self.excluded.append(None if dead else self.bits.excluding(node.variable, absent))
+    def _complement(self, support: tuple[int, ...], size: int) -> int:
+        # By identity: supports of many categories are shared by many inputs, and long to compare.
+        if id(support) not in self._supports:
+            self._supports[id(support)] = category_set(support, size)
+        return (1 << size) - 1 - self._supports[id(support)]
+
+    def _category_bits(self) -> CategoryBits:
+        sets: list[set[int]] = [set() for _ in self.circuit.categories]
+        for node, absent in self._absent.items():
+            sets[node.variable].update(absent)
+        return CategoryBits(self.circuit.categories, sets)
+
+    def _add_input(self, node: Input) -> None:
+        everything = (1 << node.num_categories) - 1
+        for absent in self._absent[node]:
+            dead = absent == everything
+            self.feeds.append(())
+            self.excluded.append(None if dead else self.bits.excluding(node.variable, absent))
 
     def _add_sum(self, node: Sum) -> None:
         """Adds the units; those that are fed alike share the tuple and what it excludes."""

@@ -272,7 +272,7 @@ def test_plain_sums_of_one_shape_and_different_kind() -> None:
     """Two units of two terms each: all units of one child, or unit by unit of two children."""
 
     def leaf() -> pc.Input:
-        supports = ((0,), (1, 2))
+        supports = ((0,), (1,))
         return pc.Input(0, num_units=2, num_categories=3, supports=supports)
 
     dense = pc.Sum(leaf(), num_units=2, weighted=False)
@@ -393,17 +393,37 @@ def test_prune_leaves_out_units_edges_and_nodes() -> None:
     assert left.circuit.parameter_shapes["mixture_weights"] == (2,)
 
 
+def test_tied_sums_that_lose_different_terms_are_not_tied_any_more() -> None:
+    zero = -math.inf
+
+    def tied(variable: int) -> pc.Sum:
+        leaf = pc.Input(variable, num_units=3, num_categories=2, name=f"input_{variable}")
+        return pc.Sum(leaf, num_units=1, parameter="shared")
+
+    weights = {
+        "shared": torch.tensor([0.1, 0.2, 0.7]).log(),
+        "input_0": torch.tensor([[zero, zero], [0.0, 0.0], [0.0, -1.0]]),
+        "input_1": torch.tensor([[0.0, 0.0], [0.0, -1.0], [zero, zero]]),
+    }
+    weighted = WeightedCircuit(pc.Circuit(pc.Product(tied(0), tied(1))), weights)
+
+    found, _ = operators.prune(weighted)
+
+    np.testing.assert_allclose(_table(found), _table(weighted), **EXACT)
+    assert found.circuit.parameter_shapes["shared"] == (4,)
+
+
 def test_a_rare_component_is_pruned_and_bounded() -> None:
-    components = [normalised_weights(pc.families.hmm(3, 2, 2), seed) for seed in range(2)]
-    mixed = operators.mixture(components, [0.999, 0.001])
+    circuit = pc.families.factorized(3, 2)
+    mixed = operators.mixture([normalised_weights(circuit, s) for s in range(2)], [0.999, 0.001])
 
-    found, bound = operators.prune(mixed, 0.002)
-    all_of_it, nothing = operators.prune(mixed, 0.0009)
+    found, bound = operators.prune(mixed, 0.001 * (1 + 1e-6))
+    both, nothing = operators.prune(mixed, 0.0009)
 
-    assert nothing < 0.001
-    assert any(name.startswith("component_1") for name in all_of_it.log_weights)
-    assert 0.001 <= bound < 0.01
+    assert bound == pytest.approx(0.001)
     assert not any(name.startswith("component_1") for name in found.log_weights)
+    assert nothing == 0.0
+    assert both.circuit.parameter_shapes["mixture_weights"] == (2,)
     with pytest.raises(ParameterError, match="used at most 100"):
         operators.prune(mixed, 100)
     with pytest.raises(ParameterError, match="threshold must be a number >= 0"):

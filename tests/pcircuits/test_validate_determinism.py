@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import pcircuits as pc
 from pcircuits.validate import determinism, validate
-from pcircuits.validate.units import CategoryBits
+from pcircuits.validate.categories import CategoryBits, category_set
 from tests.support.circuits import SEEDS, circuits
 from tests.support.deterministic import all_worlds, decision_circuits, positive_terms
 
@@ -160,22 +160,33 @@ def test_categories_that_all_terms_exclude_need_no_search() -> None:
     assert determinism(circuit, limit=0).holds
 
 
-@pytest.mark.parametrize("sizes", [(2,), (3, 2), (1, 4, 2)])
+@pytest.mark.parametrize("sizes", [(2,), (3, 2), (1, 4, 2), (70,), (3, 100, 64)])
 def test_bits_of_categories(sizes: tuple[int, ...]) -> None:
-    bits = CategoryBits(sizes)
+    """Also of so many categories that those which no set tells apart are one class."""
     generator = np.random.default_rng(0)
     for _ in range(200):
         masks = [[_some(generator, size) for size in sizes] for _ in range(3)]
-        excluded = [
-            sum(bits.excluding(v, np.flatnonzero(~m).tolist()) for v, m in enumerate(row))
-            for row in masks
-        ]
+        absent = [[category_set(np.flatnonzero(~m), len(m)) for m in row] for row in masks]
+        bits = CategoryBits(sizes, list(zip(*absent, strict=True)))
+        excluded = [sum(bits.excluding(v, out) for v, out in enumerate(row)) for row in absent]
         both = [a & b for a, b in zip(*masks[:2], strict=True)]
         assert bits.contradictory(excluded[0] | excluded[1]) == any(not m.any() for m in both)
         counts = [sum(row[v].astype(int) for row in masks) for v in range(len(sizes))]
         assert bits.separated(excluded) == any((count <= 1).all() for count in counts)
         for variable, mask in enumerate(masks[0]):
-            assert bits.first_left(variable, excluded[0]) == int(np.flatnonzero(mask)[0])
+            assert mask[bits.first_left(variable, excluded[0])]
+
+
+def test_a_large_vocabulary_of_few_classes() -> None:
+    """Three moves over 5,000 tokens; one more that overlaps with another in one token."""
+    thirds = [tuple(range(start, 5000, 3)) for start in range(3)]
+    supports = [*thirds, (1, 4999)]
+    terms = [pc.Input(0, num_units=1, num_categories=5000, supports=(s,)) for s in supports]
+
+    assert determinism(pc.Circuit(pc.Sum(*terms[:3], num_units=1))).holds
+    overlap = determinism(pc.Circuit(pc.Sum(*terms, num_units=1))).overlap
+    assert overlap is not None
+    assert overlap.world[0] in (1, 4999)
 
 
 def _some(generator: np.random.Generator, size: int) -> np.ndarray:
