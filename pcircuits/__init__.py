@@ -55,7 +55,7 @@ from pcircuits.learning.initialise import initialise_random, kmeans
 from pcircuits.learning.interrupt import stop_on_interrupt
 from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.learning.objective import mean_log_likelihood
-from pcircuits.learning.prune_grow import Pruned, grow_units, prune_units, prune_weights
+from pcircuits.learning.prune_grow import Pruned, prune_units, prune_weights
 from pcircuits.module import CircuitModel, load
 from pcircuits.parameters import WeightedCircuit, normalise_parameter, random_parameters
 from pcircuits.structure import families
@@ -63,7 +63,7 @@ from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import Input, KroneckerProduct, Part, Product, Sum
 from pcircuits.structure.region_graph import RegionGraph, RegionGraphBuilder
 from pcircuits.structure.scope import Scope
-from pcircuits.validate import Compatibility, Properties, Vtree, compatible, validate
+from pcircuits.validate import Compatibility, Overlap, Properties, Vtree, compatible, validate
 
 if TYPE_CHECKING:
     from pcircuits import viz
@@ -80,6 +80,7 @@ __all__ = [
     "History",
     "Input",
     "KroneckerProduct",
+    "Overlap",
     "Part",
     "Plan",
     "PreparedParameters",
@@ -110,7 +111,6 @@ __all__ = [
     "forward",
     "from_networkx",
     "from_text",
-    "grow_units",
     "hclt",
     "hclt_start",
     "initialise_kmeans",

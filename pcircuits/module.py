@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from pcircuits import queries
+from pcircuits import operators, queries
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import ParameterError
@@ -52,6 +52,9 @@ class CircuitModel(nn.Module):
     def of(cls, weighted: WeightedCircuit) -> Self:
         """A model of a circuit with the given log-weights, whose rows are normalised.
 
+        What operators return is not normalised as a whole: take it through `operators.normalise`
+        first, since to normalise rows alone would change the distribution.
+
         Raises:
             ParameterError: If a row cannot be normalised.
         """
@@ -66,6 +69,24 @@ class CircuitModel(nn.Module):
         return WeightedCircuit(
             self.circuit, {name: log.detach() for name, log in self.log_parameters().items()}
         )
+
+    def condition(
+        self,
+        values: Mapping[int, int] | None = None,
+        *,
+        log_potentials: Mapping[int, Sequence[float] | Tensor] | None = None,
+        keep: bool = True,
+    ) -> CircuitModel:
+        """A model of p(x | evidence); see `operators.condition`."""
+        conditioned = operators.condition(
+            self.weighted(), values, log_potentials=log_potentials, keep=keep
+        )
+        return CircuitModel.of(operators.normalise(conditioned)[0])
+
+    def marginalise(self, variables: Sequence[int]) -> CircuitModel:
+        """A model of the other variables, renumbered in order; see `operators.marginalise`."""
+        remaining = operators.marginalise(self.weighted(), variables)
+        return CircuitModel.of(operators.normalise(remaining)[0])
 
     @property
     def circuit(self) -> Circuit:

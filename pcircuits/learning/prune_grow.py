@@ -1,7 +1,8 @@
-"""Pruning of units and weights that data hardly uses, and growing by noisy copies of units.
+"""Pruning of units and weights that data hardly uses.
 
 After Dang, Liu and Van den Broeck, "Sparse probabilistic circuits via pruning and growing", NeurIPS
-2022 (arXiv 2211.12551). Learning alternates: prune, grow, and some epochs of EM.
+2022 (arXiv 2211.12551). Learning alternates: prune, grow by noisy copies of units
+(`operators.grow`), and some epochs of EM.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from pcircuits.learning.units import Groups, own_weights, reindex, tie_key, unit
 from pcircuits.parameters import (
     WeightedCircuit,
     normalise_parameter,
-    random_parameters,
     row_maxima,
     row_totals,
 )
@@ -136,38 +136,6 @@ def prune_weights(
     bound = _log_loss(plan, weighted.log_weights, masked, rows, chunk_size)
     number = sum(int(drop.sum()) for drop in dropped.values())
     return Pruned(_normalised(WeightedCircuit(weighted.circuit, masked)), number, bound)
-
-
-def grow_units(
-    weighted: WeightedCircuit, *, copies: int = 2, noise: float = 0.1, seed: int = 0
-) -> WeightedCircuit:
-    """Makes copies of all units that may be copied, and splits their parents' weights among them.
-
-    Without noise the distribution stays exactly the same; with it the copies differ, so that EM
-    can tell them apart.
-
-    Args:
-        weighted: A circuit of dense sums, with log-weights whose rows are normalised.
-        copies: How many of each unit there are afterwards, at least 2.
-        noise: Standard deviation of what is added to the log-weights.
-        seed: Seed of the noise.
-
-    Returns:
-        The larger circuit with normalised log-weights.
-
-    Raises:
-        ParameterError: If log-weights are not normalised.
-        ValueError: If copies or noise is out of range.
-    """
-    if copies < 2 or not noise >= 0:
-        raise ValueError(f"expected copies >= 2 and noise >= 0; found {copies}, {noise}")
-    _checked_plan(weighted)
-    groups = unit_groups(weighted.circuit)
-    kept = {g: np.tile(np.arange(groups.sizes[g]), copies) for g in groups.free}
-    larger = reindex(weighted, groups, kept)
-    added = random_parameters(compile_circuit(larger.circuit), seed=seed, spread=noise)
-    noisy = {name: log + added[name].to(log) for name, log in larger.log_weights.items()}
-    return _normalised(WeightedCircuit(larger.circuit, noisy))
 
 
 def _check_fraction(fraction: float) -> None:

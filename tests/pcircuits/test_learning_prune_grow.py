@@ -10,7 +10,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import ParameterError
-from pcircuits.learning.prune_grow import grow_units, prune_units, prune_weights
+from pcircuits.learning.prune_grow import prune_units, prune_weights
 from pcircuits.learning.units import reindex, unit_groups
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.families.hidden_chow_liu import hidden_chow_liu
@@ -191,32 +191,6 @@ def test_weights_are_pruned_within_the_bound(name: str) -> None:
 # Growing.
 
 
-@pytest.mark.parametrize("name", CIRCUITS)
-@pytest.mark.parametrize("copies", [2, 3])
-def test_copies_without_noise_change_nothing(name: str, copies: int) -> None:
-    weighted = _weighted(CIRCUITS[name])
-    values = random_values(weighted.circuit, 20, _generator())
-
-    grown = grow_units(weighted, copies=copies, noise=0.0)
-
-    torch.testing.assert_close(_log_likelihood(grown, values), _log_likelihood(weighted, values))
-    before = max(node.num_units for node in weighted.circuit.inputs)
-    assert {node.num_units for node in grown.circuit.inputs} == {before * copies}
-
-
-@given(st.data(), SEEDS)
-@settings(max_examples=25)
-def test_copies_of_any_circuit_change_nothing(data: st.DataObject, seed: int) -> None:
-    circuit = data.draw(circuits())
-    drawn = data.draw(parameters_of(circuit, per_example=False, normalized=True))
-    weighted = WeightedCircuit(circuit, drawn)
-    values = random_values(circuit, 5, _generator(seed))
-
-    grown = grow_units(weighted, noise=0.0)
-
-    torch.testing.assert_close(_log_likelihood(grown, values), _log_likelihood(weighted, values))
-
-
 def test_noisy_copies_let_em_climb_higher() -> None:
     values = random_values(CIRCUITS["mixture"], 60, _generator())
     small = pc.CircuitModel(pc.families.mixture(4, 2, 3)).double()
@@ -225,7 +199,7 @@ def test_noisy_copies_let_em_climb_higher() -> None:
         small.circuit, {n: p.detach() for n, p in small.log_parameters().items()}
     )
 
-    grown = grow_units(weighted, copies=2, noise=0.3, seed=1)
+    grown = pc.operators.grow(weighted, noise=0.3, seed=1)
     large = pc.CircuitModel(grown.circuit).double()
     large.set_log_parameters(grown.log_weights)
     start = large.log_likelihood(values).mean()
@@ -266,7 +240,7 @@ def test_weights_that_are_not_normalised_are_refused() -> None:
         weighted.circuit, {name: log + 1 for name, log in weighted.log_weights.items()}
     )
 
-    with pytest.raises(ParameterError, match="expected normalised"):
-        grow_units(raw)
-    with pytest.raises(ValueError, match="copies"):
-        grow_units(weighted, copies=1)
+    values = random_values(weighted.circuit, 3, _generator())
+    for prune in (prune_units, prune_weights):
+        with pytest.raises(ParameterError, match="expected normalised"):
+            prune(raw, values, fraction=0.1)

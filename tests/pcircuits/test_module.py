@@ -217,3 +217,17 @@ def test_prepared_parameters_are_a_snapshot() -> None:
     model.set_probabilities({"initial": torch.tensor([0.5, 0.5])})
 
     torch.testing.assert_close(pc.forward(model.plan, prepared, _evidence()), before)
+
+
+def test_a_model_is_conditioned_and_marginalised() -> None:
+    model = pc.CircuitModel(pc.families.hmm(4, 3, 2), seed=1).double()
+    worlds = torch.cartesian_prod(*[torch.arange(2)] * 4)
+    weights = model.log_likelihood(worlds).detach().exp()
+    given = torch.where(worlds[:, 1] == 1, weights, 0.0)
+    conditioned = model.condition({1: 1}).log_likelihood(worlds).detach().exp()
+    torch.testing.assert_close(conditioned, given / given.sum())
+    remaining = model.marginalise([0, 2])
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        expected = weights[(worlds[:, 1] == a) & (worlds[:, 3] == b)].sum()
+        found = remaining.log_likelihood(torch.tensor([[a, b]])).detach().exp()[0]
+        torch.testing.assert_close(found, expected)

@@ -158,27 +158,6 @@ def _own_weight(circuit: pc.Circuit, linear: Mapping[str, Array], node: pc.Input
     return weight.reshape(-1)[start : start + node.num_units * width].reshape(-1, width)
 
 
-def _input_table(circuit: pc.Circuit, node: pc.Input, linear: Mapping[str, Array]) -> Array:
-    """(K, V) an input's distributions, or its indicators."""
-    if node.supports is not None:
-        table = np.zeros(node.parameter_shape)
-        for unit, support in enumerate(node.supports):
-            table[unit, list(support)] = 1.0
-        return table
-    start = node.parameter.start if isinstance(node.parameter, pc.Part) else 0
-    return linear[circuit.parameter_names[node]][start : start + node.num_units]
-
-
-def _sum_table(circuit: pc.Circuit, node: pc.Sum, linear: Mapping[str, Array]) -> Array:
-    """(K, C) a sum's weights."""
-    shape = (node.num_units, node.num_inputs)
-    if not node.weighted:
-        return np.ones(shape)
-    start = node.parameter.start if isinstance(node.parameter, pc.Part) else 0
-    flat = linear[circuit.parameter_names[node]].reshape(-1)
-    return flat[start : start + shape[0] * shape[1]].reshape(shape)
-
-
 def _world_factors(
     circuit: pc.Circuit, evidence: pc.Evidence, example: int, worlds: Array
 ) -> Array:
