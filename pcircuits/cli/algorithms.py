@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from pcircuits.errors import ParameterError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.learning.em import fit_em
-from pcircuits.learning.gradient import LearnableModule, fit_gradient
+from pcircuits.learning.gradient import fit_gradient
 from pcircuits.learning.history import History
 from pcircuits.module import CircuitModel
 
@@ -78,7 +78,7 @@ def _expectation_maximisation(task: Task, algorithm: Any, batch_size: int | None
 def _gradient(task: Task) -> History:
     rate = _LEARNING_RATE if task.learning_rate is None else task.learning_rate
     return fit_gradient(
-        cast(LearnableModule, task.model),
+        task.model,
         task.train,
         valid=task.valid,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate),

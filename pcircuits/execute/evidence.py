@@ -168,7 +168,7 @@ def _check_tensor(what: str, tensor: object, num_axes: int, kind: str) -> None:
     )
     if found != kind or tensor.ndim != num_axes:
         raise EvidenceError(
-            f"{what} must be a {kind} tensor with {num_axes} axes; "
+            f"{what} must be of type {kind} with {num_axes} axes; "
             f"found {tensor.dtype} with shape {tuple(tensor.shape)}"
         )
 

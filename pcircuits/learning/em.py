@@ -19,7 +19,12 @@ from pcircuits.execute.evidence import Evidence
 from pcircuits.learning.flows import flows, maximise
 from pcircuits.learning.history import History
 from pcircuits.learning.loop import Schedule, learn
-from pcircuits.learning.objective import Learnable, constant_log_total, total_objective
+from pcircuits.learning.objective import (
+    Learnable,
+    check_has_parameters,
+    constant_log_total,
+    total_objective,
+)
 from pcircuits.learning.processes import Processes
 from pcircuits.learning.rows import Rows, rows_of
 
@@ -232,8 +237,8 @@ def fit_em(
 
     Raises:
         EvidenceError: If data does not fit, or a row has probability zero.
-        ParameterError: If the circuit's total depends on the weights, since some sums or inputs
-            have none: EM's closed form does not hold then. `fit_gradient` learns those.
+        ParameterError: If the circuit has no parameters, or its total depends on the weights,
+            since some sums or inputs have none: EM's closed form does not hold then. `fit_gradient` learns those.
         FormatError: If the folder holds a checkpoint of another run, or one while not resuming.
         ValueError: If a number is out of range.
 
@@ -261,6 +266,7 @@ def fit_em(
     )
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be >= 1; found {chunk_size}")
+    check_has_parameters(model.plan)
     log_total = constant_log_total(model.plan.circuit)
     if log_total is None:
         raise ParameterError(

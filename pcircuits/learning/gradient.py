@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from pcircuits.learning.history import History
 from pcircuits.learning.loop import Schedule, learn
 from pcircuits.learning.objective import (
     Learnable,
+    check_has_parameters,
     checked_targets,
     log_objective,
     total_objective,
@@ -26,8 +27,11 @@ from pcircuits.learning.processes import Processes
 from pcircuits.learning.rows import Rows, rows_of
 
 
-class LearnableModule(Learnable, nn.Module):
-    """A learnable whose log-weights are functions of module parameters."""
+class LearnableModule(Learnable, Protocol):
+    """A module whose log-weights are functions of its parameters, such as `CircuitModel`."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What the optimiser changes, as of any `nn.Module`."""
 
 
 def fit_gradient(
@@ -85,6 +89,7 @@ def fit_gradient(
     Raises:
         EvidenceError: If data does not fit the circuit, a row has probability zero, or a
             log-likelihood is NaN because the optimiser has left the finite numbers.
+        ParameterError: If the circuit has no parameters.
         FormatError: If the folder holds a checkpoint of another run, or one while not resuming.
         ValueError: If a number is out of range.
     """
@@ -102,12 +107,19 @@ def fit_gradient(
     )
     if not 0 <= pseudocount < torch.inf:
         raise ValueError(f"expected a finite pseudocount >= 0; found {pseudocount}")
+    check_has_parameters(model.plan)
     rows = rows_of(model.plan, data, observed, weights)
     held_out = None if valid is None else rows_of(model.plan, valid)
     make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=0.05))
     checked = checked_targets(model.plan, targets)
     learner = _GradientLearner(
-        model, rows, held_out, checked, pseudocount, make(list(model.parameters())), group
+        model,
+        rows,
+        held_out,
+        checked,
+        pseudocount,
+        make([parameter for _, parameter in model.named_parameters()]),
+        group,
     )
     return learn(learner, schedule)
 

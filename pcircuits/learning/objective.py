@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
-from pcircuits.errors import EvidenceError
+from pcircuits.errors import EvidenceError, ParameterError
 from pcircuits.execute.api import Parameters, forward
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import prepare
@@ -33,6 +33,19 @@ class Learnable(Protocol):
 
     def set_log_parameters(self, log_weights: Mapping[str, Tensor]) -> None:
         """Replaces log-weights."""
+
+
+def check_has_parameters(plan: Plan) -> None:
+    """Checks that there is something to learn.
+
+    Raises:
+        ParameterError: If the circuit has no parameters.
+    """
+    if not plan.parameter_shapes:
+        raise ParameterError(
+            f"{plan.circuit!r} has no parameters to learn: all of its inputs are indicators and "
+            f"all of its sums plain"
+        )
 
 
 def log_objective(

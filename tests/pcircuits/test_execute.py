@@ -513,18 +513,18 @@ _POTENTIALS = torch.zeros(2, 3, 4)
 BAD_EVIDENCE: dict[str, tuple[Callable[[], pc.Evidence], str]] = {
     "value too large": (lambda: pc.Evidence(_VALUES + 4), r"values\[0, 0\] is 4.*0 \.\. 3"),
     "negative value": (lambda: pc.Evidence(_VALUES - 1), r"values\[0, 0\] is -1"),
-    "float values": (lambda: pc.Evidence(_VALUES.float()), "values must be a integer tensor"),
+    "float values": (lambda: pc.Evidence(_VALUES.float()), "values must be of type integer"),
     "values of one axis": (lambda: pc.Evidence(_VALUES[0]), "values must be .* 2 axes"),
     "a list": (lambda: pc.Evidence([[0, 1, 2]]), "values must be a tensor; found list"),
     "short rows": (lambda: pc.Evidence(_VALUES[:, :2]), "values has 2 variables.* 3"),
     "observed alone": (lambda: pc.Evidence(observed=_VALUES.bool()), "without values"),
-    "integer mask": (lambda: pc.Evidence(_VALUES, _VALUES), "observed must be a bool"),
+    "integer mask": (lambda: pc.Evidence(_VALUES, _VALUES), "observed must be of type bool"),
     "mask of other shape": (lambda: pc.Evidence(_VALUES, _VALUES[:1].bool()), "observed has shape"),
     "potential NaN": (lambda: _with_potential(math.nan), r"log_potentials\[1, 2, 3\] is nan"),
     "potential +inf": (lambda: _with_potential(INFINITE), r"log_potentials\[1, 2, 3\] is inf"),
     "integer potentials": (
         lambda: pc.Evidence(log_potentials=_POTENTIALS.long()),
-        "log_potentials must be a float",
+        "log_potentials must be of type float",
     ),
     "few categories": (
         lambda: pc.Evidence(log_potentials=_POTENTIALS[..., :3]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pcircuits as pc
-from pcircuits.errors import EvidenceError
+from pcircuits.errors import EvidenceError, ParameterError
 from pcircuits.learning import em
 from tests.support.circuits import SEEDS, circuits, parameters_of
 from tests.support.evidence import Case, evidence_of, random_values
@@ -400,3 +401,10 @@ def test_a_progress_bar_is_shown_unless_refused(
     fit(model, values, epochs=1)
     shown = "".join(capsys.readouterr())
     assert "nats" in shown
+
+
+@pytest.mark.parametrize("fit", [pc.fit_em, pc.fit_gradient])
+def test_a_circuit_without_parameters_has_nothing_to_learn(fit: Callable[..., object]) -> None:
+    model = pc.CircuitModel(pc.families.regular_expression("ab", 2, ["a", "b"]))
+    with pytest.raises(ParameterError, match="has no parameters to learn"):
+        fit(model, torch.tensor([[0, 1]]), progress=False)
