@@ -238,7 +238,8 @@ def fit_em(
     Raises:
         EvidenceError: If data does not fit, or a row has probability zero.
         ParameterError: If the circuit has no parameters, or its total depends on the weights,
-            since some sums or inputs have none: EM's closed form does not hold then. `fit_gradient` learns those.
+            since some sums or inputs have none: EM's closed form does not hold then, and
+            `fit_gradient` learns those.
         FormatError: If the folder holds a checkpoint of another run, or one while not resuming.
         ValueError: If a number is out of range.
 

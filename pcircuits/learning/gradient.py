@@ -112,15 +112,8 @@ def fit_gradient(
     held_out = None if valid is None else rows_of(model.plan, valid)
     make = optimizer or (lambda parameters: torch.optim.Adam(parameters, lr=0.05))
     checked = checked_targets(model.plan, targets)
-    learner = _GradientLearner(
-        model,
-        rows,
-        held_out,
-        checked,
-        pseudocount,
-        make([parameter for _, parameter in model.named_parameters()]),
-        group,
-    )
+    optimised = make([parameter for _, parameter in model.named_parameters()])
+    learner = _GradientLearner(model, rows, held_out, checked, pseudocount, optimised, group)
     return learn(learner, schedule)
 
 
