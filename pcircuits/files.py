@@ -1,9 +1,20 @@
-"""Reading and writing of single files, with errors that name them."""
+"""Reading and writing of files, with errors that name them.
+
+Tensors are kept in a file that carries their checksum in its name, and a description names it: the
+tensors are written first and the description is put in place by one rename, so that whatever
+happens in between a folder holds the old state or the new one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
 
 from pcircuits.errors import FormatError
 
@@ -44,3 +55,47 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         os.replace(beside, target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Writes tensors to `STEM-CHECKSUM.safetensors`; what a description needs to name them."""
+    data = safetensors.torch.save(dict(tensors))
+    checksum = hashlib.sha256(data).hexdigest()
+    name = f"{stem}-{checksum[:16]}.safetensors"
+    write_atomically(folder / name, data)
+    return {"file": name, "sha256": checksum}
+
+
+def remove_older_tensors(folder: Path, stem: str, entry: Mapping[str, str]) -> None:
+    """Removes the tensors that the description, now in place, no longer names."""
+    for old in folder.glob(f"{stem}-*.safetensors"):
+        if old.name != entry["file"]:
+            old.unlink(missing_ok=True)
+
+
+def read_tensors(description: Path, entry: object) -> dict[str, Tensor]:
+    """Reads the tensors that a description names.
+
+    Args:
+        description: The file that names them; they lie in its folder.
+        entry: What `write_tensors` returned.
+
+    Raises:
+        FormatError: If they are not named, outside the folder, not there or damaged.
+    """
+    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+        raise FormatError(f"{description} does not name its tensors")
+    path = description.parent / entry["file"]
+    if path.parent != description.parent:
+        raise FormatError(f"{description} names tensors outside its folder: {path}")
+    data = read_bytes(path)
+    checksum = hashlib.sha256(data).hexdigest()
+    if checksum != entry.get("sha256"):
+        raise FormatError(
+            f"{path} is damaged: it has SHA-256 {checksum[:16]}...; expected "
+            f"{str(entry.get('sha256'))[:16]}..."
+        )
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{path} is not a safetensors file: {error}") from error

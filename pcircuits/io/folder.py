@@ -7,23 +7,25 @@ the new one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from pcircuits.errors import FormatError
-from pcircuits.files import write_atomically
+from pcircuits.files import (
+    read_tensors,
+    remove_older_tensors,
+    write_atomically,
+    write_tensors,
+)
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.structure.circuit import Circuit
 
 FORMAT = "pcircuits"
 FORMAT_VERSION = 1
-_DESCRIPTION = "circuit.json"
+_DESCRIPTION, _STEM = "circuit.json", "parameters"
 
 
 def save_folder(path: str | Path, circuit: Circuit, log_weights: Mapping[str, Tensor]) -> None:
@@ -37,20 +39,15 @@ def save_folder(path: str | Path, circuit: Circuit, log_weights: Mapping[str, Te
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in log_weights.items()}
-    data = safetensors.torch.save(tensors)
-    checksum = hashlib.sha256(data).hexdigest()
-    tensor_file = f"parameters-{checksum[:16]}.safetensors"
-    write_atomically(folder / tensor_file, data)
+    entry = write_tensors(folder, _STEM, tensors)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "tensors": {"file": tensor_file, "sha256": checksum},
+        "tensors": entry,
         **structure_to_json(circuit),
     }
     write_atomically(folder / _DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
-    for old in folder.glob("parameters-*.safetensors"):
-        if old.name != tensor_file:
-            old.unlink(missing_ok=True)
+    remove_older_tensors(folder, _STEM, entry)
 
 
 def load_folder(path: str | Path) -> tuple[Circuit, dict[str, Tensor]]:
@@ -71,7 +68,7 @@ def load_folder(path: str | Path) -> tuple[Circuit, dict[str, Tensor]]:
     circuit = structure_from_json(
         {key: description.get(key) for key in ("structure_version", "nodes")}
     )
-    tensors = _read_tensors(folder, description.get("tensors"))
+    tensors = read_tensors(folder / _DESCRIPTION, description.get("tensors"))
     shapes = circuit.parameter_shapes
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != shapes:
@@ -99,24 +96,3 @@ def _read_description(path: Path) -> dict[str, object]:
             f"{path} is of format and version {found}; expected {(FORMAT, FORMAT_VERSION)}"
         )
     return description
-
-
-def _read_tensors(folder: Path, entry: object) -> dict[str, Tensor]:
-    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
-        raise FormatError(f"{folder / _DESCRIPTION} does not name its tensors")
-    path = folder / entry["file"]
-    if path.parent != folder:
-        raise FormatError(f"{folder / _DESCRIPTION} names tensors outside its folder: {path}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"cannot read {path}: {error.strerror}") from error
-    checksum = hashlib.sha256(data).hexdigest()
-    if checksum != entry.get("sha256"):
-        raise FormatError(
-            f"{path} has SHA-256 {checksum[:16]}...; expected {str(entry.get('sha256'))[:16]}..."
-        )
-    try:
-        return safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{path} is not a safetensors file: {error}") from error

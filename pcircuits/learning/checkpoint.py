@@ -7,21 +7,23 @@ holds the old checkpoint or the new one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from pcircuits.errors import FormatError
-from pcircuits.files import write_atomically
+from pcircuits.files import (
+    read_tensors,
+    remove_older_tensors,
+    write_atomically,
+    write_tensors,
+)
 
 FORMAT = "pcircuits-checkpoint"
 FORMAT_VERSION = 1
-_DESCRIPTION = "checkpoint.json"
+_DESCRIPTION, _STEM = "checkpoint.json", "tensors"
 
 
 def save_checkpoint(folder: str | Path, state: Mapping[str, object]) -> None:
@@ -39,20 +41,15 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     encoded = _encode(dict(state), tensors, "state")
-    data = safetensors.torch.save(tensors)
-    checksum = hashlib.sha256(data).hexdigest()
-    tensor_file = f"tensors-{checksum[:16]}.safetensors"
-    write_atomically(folder / tensor_file, data)
+    entry = write_tensors(folder, _STEM, tensors)
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "tensors": {"file": tensor_file, "sha256": checksum},
+        "tensors": entry,
         "state": encoded,
     }
     write_atomically(folder / _DESCRIPTION, (json.dumps(description) + "\n").encode())
-    for old in folder.glob("tensors-*.safetensors"):
-        if old.name != tensor_file:
-            old.unlink(missing_ok=True)
+    remove_older_tensors(folder, _STEM, entry)
 
 
 def load_checkpoint(folder: str | Path) -> dict[str, object] | None:
@@ -74,12 +71,11 @@ def load_checkpoint(folder: str | Path) -> dict[str, object] | None:
         description = json.loads(path.read_text(encoding="utf-8"))
         found = (description["format"], description["format_version"])
         entry, encoded = description["tensors"], description["state"]
-        tensor_file, checksum = str(entry["file"]), entry["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{path} is not a checkpoint: {error!r}") from error
     if found != (FORMAT, FORMAT_VERSION):
         raise FormatError(f"{path} is of {found}; expected {(FORMAT, FORMAT_VERSION)}")
-    tensors = _read_tensors(path.with_name(Path(tensor_file).name), checksum)
+    tensors = read_tensors(path, entry)
     try:
         state = _decode(encoded, tensors)
     except (KeyError, TypeError, ValueError) as error:
@@ -119,16 +115,3 @@ def _decode(value: object, tensors: Mapping[str, Tensor]) -> object:
     if kind == "entries":
         return {key: _decode(item, tensors) for key, item in content}
     raise ValueError(f"unknown entry {kind!r}")
-
-
-def _read_tensors(path: Path, checksum: object) -> dict[str, Tensor]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FormatError(f"cannot read {path}: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise FormatError(f"{path} is damaged: its SHA-256 is not {str(checksum)[:16]}...")
-    try:
-        return safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{path} is not a safetensors file: {error}") from error

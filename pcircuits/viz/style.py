@@ -10,7 +10,6 @@ from matplotlib.textpath import TextPath
 INK, GREY, PALE, WHITE = "#222222", "#707070", "#F0F0F0", "#FFFFFF"
 # Okabe and Ito (2008), without their yellow, which is too light for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SEQUENTIAL = "cividis"
 FONT_SIZE = 9.0
