@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.density_data import PUBLISHED, DataError
-from benchmarks.report import markdown_table, write_text
+from benchmarks.report import write_text
+from benchmarks.tables import markdown_table
 
 Row = Mapping[str, Any]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -35,7 +37,13 @@ class Timing:
 
 
 def interleaved_seconds(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int, device: torch.device
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    share: float = math.inf,
+    lead: int = 0,
 ) -> dict[str, list[float]]:
     """Times calls in turn, A B A B ..., so that what disturbs the machine disturbs all of them.
 
@@ -44,6 +52,10 @@ def interleaved_seconds(
         rounds: Timed calls of each.
         warmup: Calls of each before.
         device: Device that is waited for before and after each call.
+        share: Seconds after which a slow call is left out of further rounds; each is timed in the
+            first three.
+        lead: Calls of the same just before each timed one, so that none pays for what another
+            left in the caches.
 
     Returns:
         Name -> seconds of each round.
@@ -54,10 +66,14 @@ def interleaved_seconds(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            _wait_for(device)
+            if len(seconds[name]) >= 3 and sum(seconds[name]) > share:
+                continue
+            for _ in range(lead):
+                call()
+            wait_for(device)
             start = time.perf_counter()
             call()
-            _wait_for(device)
+            wait_for(device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -95,12 +111,12 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     """
     found = PeakMemory()
     if device.type == "cuda":
-        _wait_for(device)
+        wait_for(device)
         torch.cuda.reset_peak_memory_stats(device)
         found.before = torch.cuda.memory_allocated(device)
         found.measured_as = "bytes given out by PyTorch's CUDA allocator"
         yield found
-        _wait_for(device)
+        wait_for(device)
         found.above = torch.cuda.max_memory_allocated(device) - found.before
     elif _CLEAR.exists():
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -115,8 +131,18 @@ def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
         yield found
 
 
-def describe_machine(device: torch.device) -> dict[str, object]:
-    """What the figures depend on, without names of hosts or users."""
+def quotients(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Quotients within the rounds that both were timed in."""
+    return [a / b for a, b in zip(ours, theirs, strict=False)]
+
+
+def describe_machine(device: torch.device, libraries: Sequence[str] = ()) -> dict[str, object]:
+    """What the figures depend on, without names of hosts or users.
+
+    Args:
+        device: Device.
+        libraries: Distributions whose versions belong to it, where they are installed.
+    """
     described: dict[str, object] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -127,10 +153,14 @@ def describe_machine(device: torch.device) -> dict[str, object]:
     }
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
+    for name in libraries:
+        with suppress(metadata.PackageNotFoundError):
+            described[name] = metadata.version(name)
     return described
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Waits until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ import pcircuits as pc
 from codd.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
+from codd.coupling.step import CouplingStepper
 from codd.decoding.loop import Generation, generate
 from codd.denoisers.base import DenoiserOutput
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
@@ -59,6 +60,7 @@ class CoupledModel(nn.Module):
         self.settings = settings or CouplingSettings()
         self.block = block_length
         self._prepared: tuple[tuple[tuple[int, int], ...], pc.PreparedParameters] | None = None
+        self._stepper: CouplingStepper | None = None
         self._check()
 
     @property
@@ -111,23 +113,76 @@ class CoupledModel(nn.Module):
             DenoiserError: If a window leaves the sequence.
             CouplingError: If the circuit contradicts the visible tokens.
         """
-        index = start[:, None] + torch.arange(self.window, device=tokens.device)
-        if bool((index[:, 0] < 0).any()) or bool((index[:, -1] >= tokens.shape[1]).any()):
-            raise DenoiserError(
-                f"windows of {self.window} tokens start at {start.tolist()}; "
-                f"the sequence has {tokens.shape[1]}"
-            )
-        values = tokens.gather(1, index)
-        logits, hidden = (_window(tensor, index) for tensor in (output.logits, output.hidden))
-        log_probs = logits.float().log_softmax(-1)
-        own = None if valid is None else valid.gather(1, index)
-        observed = values != self.mask_id if own is None else (values != self.mask_id) & own
+        window = self._read_window(output, tokens, start, valid)
         settings = self._settings(coupling)
         if settings.kind == "factorised":
-            return couple(settings, self.circuit.plan, {}, log_probs, values, observed, valid=own)
-        plan, parameters, latent = self._modulated(hidden.float())
+            return couple(settings, self.circuit.plan, {}, *window.denoised, valid=window.valid)
+        plan, parameters, latent = self._modulated(window.hidden)
         return couple(
-            settings, plan, parameters, log_probs, values, observed, latent=latent, valid=own
+            settings, plan, parameters, *window.denoised, latent=latent, valid=window.valid
+        )
+
+    def why_not_captured(self, coupling: str | CouplingSettings | None = None) -> str | None:
+        """Why the step of a coupling cannot be recorded as a CUDA graph; None if it can be.
+
+        Args:
+            coupling: Name of a coupling, or its settings; default the model's.
+        """
+        settings = self._settings(coupling)
+        device = self.circuit.log_weights[0].device
+        if device.type != "cuda":
+            return f"expected the model on a CUDA device, found {device}"
+        if settings.kind == "factorised":
+            return "expected a coupling with a circuit, found 'factorised'"
+        if self.modulator.kind == "parametric":
+            return "expected parameters that all windows share, found a parametric modulator"
+        if not pc.queries.is_chain(self.circuit.plan):
+            return "expected a hidden Markov chain, found another circuit"
+        return None
+
+    @torch.no_grad()
+    def captured_distribution(
+        self,
+        output: DenoiserOutput,
+        tokens: Tensor,
+        start: Tensor,
+        *,
+        coupling: str | CouplingSettings | None = None,
+        valid: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> TokenDistribution:
+        """As `distribution`, by one step that is recorded on a CUDA device and replayed.
+
+        On the CPU the same step runs as it is. Its marginals and its sample, of the temperature
+        given, are overwritten by the next step.
+
+        Args:
+            output: As there.
+            tokens: As there.
+            start: As there.
+            coupling: As there, but not "factorised".
+            valid: As there.
+            temperature: Of the sample's tokens given the circuit's states.
+            generator: Source of the sample.
+
+        Raises:
+            DenoiserError: If a window leaves the sequence.
+            CouplingError: If the circuit contradicts the visible tokens.
+            BackendError: If the step cannot be recorded; see `why_not_captured`.
+        """
+        window = self._read_window(output, tokens, start, valid)
+        plan, parameters, latent = self._modulated(window.hidden)
+        settings, own = self._settings(coupling), self._stepper
+        if own is None or own.settings != settings or own.parameters is not parameters:
+            own = CouplingStepper(settings, plan, parameters, capture=tokens.is_cuda)
+            self._stepper = own
+        return own.distribution(
+            *window.denoised,
+            latent=latent,
+            valid=window.valid,
+            temperature=temperature,
+            generator=generator,
         )
 
     def joint(
@@ -294,6 +349,21 @@ class CoupledModel(nn.Module):
             block_length=metadata["block_length"],
         )
 
+    def _read_window(
+        self, output: DenoiserOutput, tokens: Tensor, start: Tensor, valid: Tensor | None
+    ) -> _Window:
+        index = start[:, None] + torch.arange(self.window, device=tokens.device)
+        if bool((index[:, 0] < 0).any()) or bool((index[:, -1] >= tokens.shape[1]).any()):
+            raise DenoiserError(
+                f"windows of {self.window} tokens start at {start.tolist()}; "
+                f"the sequence has {tokens.shape[1]}"
+            )
+        values = tokens.gather(1, index)
+        logits, hidden = (_window(tensor, index) for tensor in (output.logits, output.hidden))
+        own = None if valid is None else valid.gather(1, index)
+        observed = values != self.mask_id if own is None else (values != self.mask_id) & own
+        return _Window((logits.float().log_softmax(-1), values, observed), hidden.float(), own)
+
     def _settings(self, coupling: str | CouplingSettings | None) -> CouplingSettings:
         if coupling is None:
             return self.settings
@@ -327,6 +397,20 @@ class CoupledModel(nn.Module):
                 f"expected 1 <= block_length <= window <= max_length; found {self.block}, "
                 f"{self.window}, {self.max_length}"
             )
+
+
+class _Window(NamedTuple):
+    """What the denoiser said of one window of each row.
+
+    Attributes:
+        denoised: (B, W, V) log-probabilities, (B, W) tokens, (B, W) whether they are visible.
+        hidden: (B, W, D) hidden states.
+        valid: (B, W) bool, False at padding; None without any.
+    """
+
+    denoised: tuple[Tensor, Tensor, Tensor]
+    hidden: Tensor
+    valid: Tensor | None
 
 
 def _window(tensor: Tensor, index: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from pcircuits import errors, operators, queries
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Cost, Plan
-from pcircuits.execute.api import forward
+from pcircuits.execute.api import choose_implementation, forward
+from pcircuits.execute.choice import Choice
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import PreparedParameters, prepare
 from pcircuits.io.jpc import read_jpc, write_jpc
@@ -109,6 +110,8 @@ __all__ = [
     "fit_gradient",
     "flows",
     "forward",
+    "choose_implementation",
+    "Choice",
     "from_networkx",
     "from_text",
     "hclt",

@@ -13,6 +13,8 @@ from pcircuits import operators, queries
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import ParameterError
+from pcircuits.execute.api import choose_implementation
+from pcircuits.execute.choice import Choice
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import PreparedParameters, prepare
 from pcircuits.io.folder import load_folder, save_folder
@@ -150,13 +152,19 @@ class CircuitModel(nn.Module):
         """(B,) log Z; see `log_evidence`."""
         return self.log_evidence(evidence)
 
-    def log_likelihood(self, values: Tensor, observed: Tensor | None = None) -> Tensor:
+    def log_likelihood(
+        self, values: Tensor, observed: Tensor | None = None, *, impl: str = "auto"
+    ) -> Tensor:
         """(B,) log-probability of the observed part of values (B, L)."""
-        return queries.log_likelihood(self.plan, self.log_parameters(), values, observed)
+        return queries.log_likelihood(self.plan, self.log_parameters(), values, observed, impl=impl)
 
-    def log_evidence(self, evidence: Evidence) -> Tensor:
+    def log_evidence(self, evidence: Evidence, *, impl: str = "auto") -> Tensor:
         """(B,) log of the sum over worlds of probability times potentials."""
-        return queries.log_evidence(self.plan, self.log_parameters(), evidence)
+        return queries.log_evidence(self.plan, self.log_parameters(), evidence, impl=impl)
+
+    def implementation(self, evidence: Evidence, *, impl: str = "auto") -> Choice:
+        """Which implementation evaluates this evidence, and why; can be printed."""
+        return choose_implementation(self.plan, self.prepare(), evidence, impl=impl)
 
     def conditional_log_likelihood(self, values: Tensor, evidence: Evidence) -> Tensor:
         """(B,) log p(values | evidence) of values (B, L)."""

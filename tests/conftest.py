@@ -1,6 +1,13 @@
 """Settings of all tests: random examples are the same on every run, and no test has a deadline."""
 
+import os
+
+import torch
 from hypothesis import HealthCheck, Phase, settings
+
+if not torch.cuda.is_available():
+    # Read when Triton is imported: without a device its kernels run in the interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _COMMON = settings(
     deadline=None,

@@ -49,7 +49,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "benchmarks.__main__.DensitySettings", lambda **given: dataclasses.replace(QUICK, **given)
+        "benchmarks.density_command.DensitySettings",
+        lambda **given: dataclasses.replace(QUICK, **given),
     )
 
 

@@ -53,7 +53,7 @@ FORBIDDEN_LIBRARIES = {
     ("pcircuits", "structure"): {"torch", "numpy"},
     ("pcircuits", "compile"): {"torch"},
 }
-IMPLEMENTATIONS = {"reference", "eager", "numba", "triton"}
+IMPLEMENTATIONS = {"reference", "eager", "fused", "numba", "triton"}
 
 Modules = Mapping[str, SourceModule]
 

@@ -21,7 +21,7 @@ COUPLINGS = ("factorised", "product", "copula")
 
 # A leave-one-out probability below this share of the target is treated as this share: a token that
 # the circuit rules out keeps a finite potential, at the price of its marginal.
-_LARGEST_LOG_POTENTIAL = 30.0
+LARGEST_LOG_POTENTIAL = 30.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def fit_copula(settings: CouplingSettings, base: CoupledDistribution) -> Tensor:
     given = torch.zeros_like(target)
     potentials = target
     for size in settings.step_sizes:
-        fitted = (finite - leave_one_out(base, given)).clamp(max=_LARGEST_LOG_POTENTIAL)
+        fitted = (finite - leave_one_out(base, given)).clamp(max=LARGEST_LOG_POTENTIAL)
         # What the denoiser rules out stays so; -inf is kept out of the arithmetic.
         moved = (1 - size) * potentials.masked_fill(ruled_out, 0.0) + size * fitted
         given = potentials = moved.masked_fill(ruled_out, -torch.inf)

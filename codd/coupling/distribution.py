@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
+from codd.coupling.conditioner import (
+    CoupledConditioner,
+    Reconditioner,
+    TokenConditioner,
+    require_possible,
+)
 from codd.errors import CouplingError
 
 
@@ -60,6 +66,9 @@ class TokenDistribution(Protocol):
 
     def condition(self, tokens: Tensor, observed: Tensor) -> TokenDistribution:
         """The same distribution given more tokens."""
+
+    def conditioner(self) -> TokenConditioner:
+        """The same distribution, to fix tokens one by one; it stays as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +145,10 @@ class FactorisedDistribution:
     def condition(self, tokens: Tensor, observed: Tensor) -> FactorisedDistribution:
         """The same distribution given more tokens."""
         return replace(self, values=tokens, observed=observed)
+
+    def conditioner(self) -> TokenConditioner:
+        """The same distribution, to fix tokens one by one; it stays as it is."""
+        return Reconditioner(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,13 +269,16 @@ class CoupledDistribution:
         """The same distribution given more tokens; potentials stay as they are."""
         return replace(self, values=tokens, observed=observed)
 
+    def conditioner(self) -> TokenConditioner:
+        """The same distribution, to fix tokens one by one; it stays as it is.
+
+        Raises:
+            CouplingError: If the circuit gives some window's visible tokens probability zero.
+        """
+        return CoupledConditioner(self.plan, self.parameters, self.evidence)
+
     def _require_possible(self) -> None:
-        dead = (self.log_partition.detach() == -torch.inf).nonzero()[:, 0].tolist()
-        if dead:
-            raise CouplingError(
-                f"the circuit gives the visible tokens of window {dead[0]} (of {len(dead)} such) "
-                f"probability zero; expected a circuit that allows every visible token"
-            )
+        require_possible(self.log_partition)
 
 
 def window_evidence(

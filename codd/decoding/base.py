@@ -1,7 +1,8 @@
 """What decoding asks of a model: a denoiser, and a distribution over the tokens of a window."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from codd.coupling.couplings import CouplingSettings
@@ -62,4 +63,35 @@ class Decodable(Protocol):
             coupling: A coupling's name or its settings; None for the model's own.
             valid: (B, L) bool, False at padding; None when there is no padding. Padding holds
                 `mask_id` and carries no potentials, so the circuit sums it out exactly.
+        """
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """A `Decodable` whose coupling of one step can be recorded on a CUDA device and replayed."""
+
+    def why_not_captured(self, coupling: str | CouplingSettings | None) -> str | None:
+        """Why a coupling's step cannot be recorded: what was found; None if it can be."""
+
+    def captured_distribution(
+        self,
+        output: DenoiserOutput,
+        tokens: Tensor,
+        start: Tensor,
+        *,
+        coupling: str | CouplingSettings | None = None,
+        valid: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> TokenDistribution:
+        """As `Decodable.distribution`, by a replayed step that also drew one sample.
+
+        Args:
+            output: As there.
+            tokens: As there.
+            start: As there.
+            coupling: As there.
+            valid: As there.
+            temperature: Of the sample.
+            generator: Source of the sample.
         """

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from codd.coupling.couplings import CouplingSettings
-from codd.decoding.base import Decodable
+from codd.coupling.distribution import TokenDistribution
+from codd.decoding.base import Capturable, Decodable
 from codd.decoding.canvas import Canvas, lay_out
 from codd.decoding.clock import Clock
 from codd.decoding.options import DecodingOptions, check_prompts, check_sequences
@@ -84,6 +85,7 @@ def generate(
     coupling: str | CouplingSettings | None = None,
     mask_ratio_limit: float | None = None,
     seed: int = 0,
+    capture: bool = False,
     callback: Callback | None = None,
     record_history: bool = False,
 ) -> Generation:
@@ -98,7 +100,8 @@ def generate(
         tokens_per_step: Instead of `steps`, the tokens to fix at each call.
         mode: "block" or "full".
         block_length: Tokens of a block in mode "block"; None for the model's own.
-        selection: "random", "low_confidence", "margin" or "entropy": which positions come first.
+        selection: "random", "low_confidence", "margin", "entropy" or "left_to_right": which
+            positions come first.
         sampler: "exact", "latent" or "any_order": how tokens of one step are drawn together.
         temperature: Divides log-probabilities; 0 takes the most likely token.
         top_p: Nucleus of each token's conditional; "any_order" only.
@@ -106,6 +109,8 @@ def generate(
         mask_ratio_limit: γ: a row is coupled only while the share of masked tokens in its block
             (of the new tokens in mode "full") is below this; None couples always.
         seed: Seed of everything random.
+        capture: Records the coupling of a step once for each batch of windows, as a CUDA graph,
+            and replays it; for a static chain on a CUDA device, "exact" and "latent".
         callback: Called with the state after each step.
         record_history: Keeps the state after each step.
 
@@ -127,6 +132,7 @@ def generate(
         coupling=coupling,
         mask_ratio_limit=mask_ratio_limit,
         seed=seed,
+        capture=capture,
     )
     options.check_model(model)
     check_prompts(prompts, model.num_categories)
@@ -154,6 +160,7 @@ def infill(
     coupling: str | CouplingSettings | None = None,
     mask_ratio_limit: float | None = None,
     seed: int = 0,
+    capture: bool = False,
     callback: Callback | None = None,
     record_history: bool = False,
 ) -> Generation:
@@ -172,6 +179,7 @@ def infill(
         mask_ratio_limit: γ: a row is coupled only while the share of its tokens that are masked
             is below this; None couples always.
         seed: Seed of everything random.
+        capture: As in `generate`.
         callback: Called with the state after each step.
         record_history: Keeps the state after each step.
 
@@ -197,7 +205,9 @@ def infill(
         coupling=coupling,
         mask_ratio_limit=mask_ratio_limit,
         seed=seed,
+        capture=capture,
     )
+    options.check_capture(model)
     return _decode(model, replace(canvas, prompt_length=0), options, callback, record_history)
 
 
@@ -344,12 +354,12 @@ class _Stepper:
             within = start[rows].unsqueeze(1) + offsets  # (b, W)
             current = tokens[rows]
             valid = scene.valid[rows]
-            distribution = self.model.distribution(
+            distribution = self._distribution(
                 _take(scene.output, rows),
                 current,
                 start[rows],
-                coupling=coupling,
-                valid=None if bool(valid.all()) else valid,
+                coupling,
+                None if bool(valid.all()) else valid,
             )
             drawn = sampler(
                 distribution,
@@ -361,6 +371,28 @@ class _Stepper:
             window = torch.where(drawn.chosen, drawn.tokens, current.gather(1, within))
             tokens = tokens.index_copy(0, rows, current.scatter(1, within, window))
         return tokens
+
+    def _distribution(
+        self,
+        output: DenoiserOutput,
+        tokens: Tensor,
+        start: Tensor,
+        coupling: str | CouplingSettings | None,
+        valid: Tensor | None,
+    ) -> TokenDistribution:
+        """The window's distribution, by a captured step where that was asked for."""
+        if not self.options.capture or coupling == "factorised":
+            return self.model.distribution(output, tokens, start, coupling=coupling, valid=valid)
+        assert isinstance(self.model, Capturable)  # as the options' check of the model found
+        return self.model.captured_distribution(
+            output,
+            tokens,
+            start,
+            coupling=coupling,
+            valid=valid,
+            temperature=self.options.temperature,
+            generator=self.generator,
+        )
 
 
 def _take(output: DenoiserOutput, rows: Tensor) -> DenoiserOutput:

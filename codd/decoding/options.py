@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from codd.coupling.couplings import COUPLINGS, CouplingSettings
-from codd.decoding.base import Decodable
+from codd.decoding.base import Capturable, Decodable
 from codd.decoding.samplers import SAMPLERS, SamplingRule
 from codd.decoding.schedules import EvenSchedule, FixedSchedule, Schedule, split_evenly
 from codd.decoding.selection import SELECTIONS
@@ -33,6 +33,7 @@ class DecodingOptions:
         coupling: A coupling's name or its settings, or None for the model's own.
         mask_ratio_limit: In [0, 1], or None.
         seed: Seed of everything random.
+        capture: Whether each step's coupling is recorded on the CUDA device and replayed.
     """
 
     new_tokens: int
@@ -47,6 +48,7 @@ class DecodingOptions:
     coupling: str | CouplingSettings | None = None
     mask_ratio_limit: float | None = None
     seed: int = 0
+    capture: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -91,7 +93,8 @@ class DecodingOptions:
         """Checks that the model can decode so.
 
         Raises:
-            DecodingError: If the block, or all new tokens in mode "full", do not fit.
+            DecodingError: If the block, or all new tokens in mode "full", do not fit, or a step
+                shall be captured and cannot be.
         """
         name, limit, what = "new_tokens", model.max_length, "longest sequence"
         if self.mode == "block":
@@ -101,6 +104,24 @@ class DecodingOptions:
             raise DecodingError(
                 f"{name}: expected at most the model's {what}, {limit}, found {self.region_length}"
             )
+        self.check_capture(model)
+
+    def check_capture(self, model: Decodable) -> None:
+        """Checks that the model's step can be captured if it shall be.
+
+        Raises:
+            DecodingError: If it cannot be.
+        """
+        if not self.capture:
+            return
+        if not isinstance(model, Capturable):
+            raise DecodingError(
+                f"capture: expected a model whose step can be captured, found "
+                f"{type(model).__name__}"
+            )
+        reason = model.why_not_captured(self.coupling)
+        if reason is not None:
+            raise DecodingError(f"capture: {reason}")
 
     def _check_blocks(self) -> None:
         length = self.block_length
@@ -151,6 +172,11 @@ class DecodingOptions:
             raise DecodingError(
                 f"top_p: expected none with sampler {self.sampler!r} (only 'any_order' can "
                 f"truncate), found {self.top_p}"
+            )
+        if self.capture and self.sampler == "any_order":
+            raise DecodingError(
+                "capture: expected sampler 'exact' or 'latent' ('any_order' conditions its window "
+                "token by token), found 'any_order'"
             )
         limit = self.mask_ratio_limit
         if limit is not None and not 0.0 <= limit <= 1.0:

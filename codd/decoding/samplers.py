@@ -11,6 +11,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from codd.coupling.conditioner import TokenConditioner
 from codd.coupling.distribution import TokenDistribution
 from codd.decoding.selection import score, select
 
@@ -104,9 +105,10 @@ def any_order(
 ) -> Commitment:
     """Fixes tokens one by one, each from its exact conditional given those already fixed.
 
-    Before each token the exact marginals are computed anew and the position with the best score
-    is next. Any-order autoregressive sampling of Li et al. 2026 (arXiv 2603.00045). At temperature
-    1 without top-p the tokens follow the joint distribution exactly, in whatever order.
+    The position with the best score is next, by the exact marginals given the tokens so far; a
+    selection that asks for no marginals needs those of its position alone. Any-order autoregressive
+    sampling of Li et al. 2026 (arXiv 2603.00045). At temperature 1 without top-p the tokens follow
+    the joint distribution exactly, in whatever order.
 
     Args:
         distribution: Over the W tokens of each row's window.
@@ -119,15 +121,16 @@ def any_order(
         The chosen positions and their tokens.
     """
     counts = torch.minimum(counts, candidates.sum(dim=1))
-    tokens, observed = distribution.values, distribution.observed
-    chosen = torch.zeros_like(candidates)
-    for turn in range(int(counts.max()) if counts.numel() else 0):
-        if turn:
-            distribution = distribution.condition(tokens, observed)
-        allowed = candidates & ~chosen
-        following, drawn = _draw_one(distribution, allowed, turn < counts, rule, generator)
+    tokens, chosen = distribution.values, torch.zeros_like(candidates)
+    most = int(counts.max()) if counts.numel() else 0
+    if not most:
+        return Commitment(tokens=tokens, chosen=chosen)
+    conditioner = distribution.conditioner()
+    for turn in range(most):
+        allowed, wanted = candidates & ~chosen, turn < counts
+        following, drawn = _draw_one(conditioner, allowed, wanted, rule, generator)
+        conditioner.fix(following.byte().argmax(dim=1), drawn, wanted)
         tokens = torch.where(following, drawn.unsqueeze(1), tokens)
-        observed = observed | following
         chosen = chosen | following
     return Commitment(tokens=tokens, chosen=chosen)
 
@@ -163,18 +166,29 @@ def draw(
 
 
 def _draw_one(
-    distribution: TokenDistribution,
+    conditioner: TokenConditioner,
     candidates: Tensor,
     wanted: Tensor,
     rule: SamplingRule,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """The best candidate (B, W) of each row in which one is wanted (B,), and its token (B,)."""
-    marginals = distribution.marginals()  # (B, W, V)
-    scores = score(rule.selection, lambda: marginals, candidates, generator)
+    asked: list[Tensor] = []
+
+    def marginals() -> Tensor:
+        asked.append(conditioner.marginals(candidates & wanted[:, None]))  # (B, W, V)
+        return asked[0]
+
+    scores = score(rule.selection, marginals, candidates, generator)
     following = select(scores, candidates, wanted.long())
     position = following.byte().argmax(dim=1)
-    conditional = marginals[torch.arange(len(position), device=position.device), position]
+    if asked:
+        every = torch.arange(len(position), device=position.device)
+        conditional = asked[0][every, position]
+    else:
+        conditional = conditioner.marginal(position, wanted)
+    # Rows that have all their tokens draw one too, of no use: each row has its own random numbers.
+    conditional = conditional.masked_fill(~wanted[:, None], 1.0)
     return following, draw(conditional, rule.temperature, rule.top_p, generator)
 
 

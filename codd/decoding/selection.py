@@ -51,11 +51,11 @@ def entropy(marginals: Tensor) -> Tensor:
     return -surprise
 
 
-RANDOM = "random"
+RANDOM, LEFT_TO_RIGHT = "random", "left_to_right"
 CONFIDENCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"low_confidence": low_confidence, "margin": margin, "entropy": entropy}
 )
-SELECTIONS = (RANDOM, *CONFIDENCES)
+SELECTIONS = (RANDOM, *CONFIDENCES, LEFT_TO_RIGHT)
 
 
 def score(
@@ -67,8 +67,9 @@ def score(
     """Scores positions; the best are fixed first.
 
     Args:
-        selection: One of `SELECTIONS`; "random" puts positions in uniformly random order.
-        marginals: Gives (B, W, V) probabilities; not called for "random".
+        selection: One of `SELECTIONS`; "random" puts positions in uniformly random order,
+            "left_to_right" in that of an autoregressive model.
+        marginals: Gives (B, W, V) probabilities; called for a confidence alone.
         candidates: (B, W), for the shape.
         generator: Source of random orders.
 
@@ -77,6 +78,9 @@ def score(
     """
     if selection == RANDOM:
         return torch.rand(candidates.shape, generator=generator, device=candidates.device)
+    if selection == LEFT_TO_RIGHT:
+        places = torch.arange(candidates.shape[1], device=candidates.device)
+        return -places.double().expand(candidates.shape)
     return CONFIDENCES[selection](marginals())
 
 

@@ -10,6 +10,8 @@ from pcircuits.cli.arguments import add_model, new_parser
 from pcircuits.cli.models import read_model
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
+from pcircuits.execute.api import choose_implementation
+from pcircuits.execute.evidence import Evidence
 from pcircuits.structure.circuit import Circuit
 
 
@@ -29,9 +31,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CircuitError: If the model cannot be read.
     """
-    circuit = read_model(args.model).circuit
+    weighted = read_model(args.model)
+    circuit = weighted.circuit
     plan = compile_circuit(circuit)
-    _print_rows(_sizes(circuit, plan))
+    choice = choose_implementation(plan, weighted.log_weights, Evidence())
+    _print_rows([*_sizes(circuit, plan), ("evaluated by", str(choice))])
     if args.plan:
         print(f"\n{plan}")
     rows = [

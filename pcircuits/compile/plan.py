@@ -119,7 +119,7 @@ class MixingLayer:
     group_operands: tuple[Operand, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegmentProductLayer:
     """F elementwise products of unequal numbers of children.
 
@@ -138,7 +138,7 @@ class SegmentProductLayer:
     num_units: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SegmentSumLayer:
     """F sums that mix, unit by unit, unequal numbers of children; see `SegmentProductLayer`."""
 

@@ -8,19 +8,13 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
-from pcircuits.errors import BackendError, EvidenceError, ParameterError
+from pcircuits.errors import EvidenceError, ParameterError
 from pcircuits.execute import eager, reference
+from pcircuits.execute.choice import Choice, choose
 from pcircuits.execute.evidence import Evidence, check_evidence
-from pcircuits.execute.numba.graph import has_single_units
 from pcircuits.execute.prepare import PreparedParameters, prepare
 
 Parameters = Mapping[str, Tensor] | PreparedParameters
-
-IMPLEMENTATIONS = ("auto", "eager", "numba", "reference")
-
-# Layers of single nodes cost more to start than to compute: from so many edges on, one compiled
-# pass over all nodes is faster, also with its compilation at the first call.
-_MANY_EDGES = 10_000
 
 
 def forward(
@@ -37,10 +31,11 @@ def forward(
         parameters: Name -> log-weights of the declared shape or with a leading batch axis, or
             what `prepare` made of them.
         evidence: Evidence about B examples.
-        impl: "eager", layers as PyTorch operations, for every circuit and device; "numba", one
-            compiled pass over all nodes on the CPU, for circuits of single nodes; "auto", which
-            takes "numba" where it applies and the circuit has 10,000 edges or more, else "eager";
-            "reference", the slow float64 oracle (which takes the mapping only).
+        impl: "eager", layers as PyTorch operations, for every circuit and device; "fused", linear
+            space on the CPU, for dense circuits; "numba", one compiled pass over all nodes on the
+            CPU, for circuits of single nodes; "triton", kernels for CUDA devices; "reference", the
+            slow float64 oracle (which takes the mapping only); "auto", the rule of
+            `choose_implementation`.
 
     Returns:
         (B,) log-values; -inf, with gradient zero, where the evidence is impossible.
@@ -50,28 +45,45 @@ def forward(
         ParameterError: If the parameters do not.
         BackendError: If there is no such implementation, or it does not apply.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise BackendError(f"impl must be one of {IMPLEMENTATIONS}; found {impl!r}")
     check_evidence(plan, evidence)
     if impl == "reference":
         if isinstance(parameters, PreparedParameters):
             raise ParameterError("the reference implementation takes the parameters by name")
         return reference.log_value(plan.circuit, parameters, evidence)
     prepared = prepare_for(plan, parameters, evidence)
-    if impl == "numba" or (impl == "auto" and _is_for_numba(plan, prepared, evidence)):
-        # Imported where it is used: numba takes a second to import, and most circuits need none.
-        from pcircuits.execute.numba import evaluation
+    implementation = choose(plan, prepared, evidence, impl).implementation
+    # Imported where they are used, as in `choice`.
+    if implementation == "fused":
+        from pcircuits.execute.fused import evaluation as fused
 
-        return evaluation.log_value(plan, prepared, evidence)
+        return fused.log_value(plan, prepared, evidence)
+    if implementation == "numba":
+        from pcircuits.execute.numba import evaluation as compiled
+
+        return compiled.log_value(plan, prepared, evidence)
+    if implementation == "triton":
+        from pcircuits.execute.triton import evaluation as kernels
+
+        return kernels.log_value(plan, prepared, evidence)
     return eager.log_value(plan, prepared, evidence)
 
 
-def _is_for_numba(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> bool:
-    if plan.num_edges < _MANY_EDGES or not has_single_units(plan):
-        return False
-    from pcircuits.execute.numba import evaluation
+def choose_implementation(
+    plan: Plan, parameters: Parameters, evidence: Evidence, *, impl: str = "auto"
+) -> Choice:
+    """The implementation that `forward` would take for the same arguments, and why.
 
-    return evaluation.why_not(plan, prepared, evidence) is None
+    "auto" is "triton" on a CUDA device with Triton installed. On the CPU it is "numba" for
+    circuits of single nodes with 10,000 edges or more, and "fused" for dense circuits whose
+    weights the examples share, if there is enough to compute. It is "eager" for everything else.
+
+    Raises:
+        EvidenceError: If the evidence does not fit the plan.
+        ParameterError: If the parameters do not.
+        BackendError: If there is no such implementation, or it does not apply.
+    """
+    check_evidence(plan, evidence)
+    return choose(plan, prepare_for(plan, parameters, evidence), evidence, impl)
 
 
 def prepare_for(plan: Plan, parameters: Parameters, evidence: Evidence) -> PreparedParameters:

@@ -58,7 +58,15 @@ class WeightGradient:
         self._pairs.append((u, e))
         self._rows += rows
         if self._rows >= _ROWS_AT_ONCE:
-            self._multiply_pairs()
+            self.multiply_pairs()
+
+    def linear_of(self, fold: int) -> Tensor:
+        """(O, K) gradient of one fold's linear weights, to be added to in place."""
+        self.multiply_pairs()
+        if self._linear is None:
+            assert isinstance(self._weights, Weights)
+            self._linear = torch.zeros_like(self._weights.factor)
+        return self._linear if self._linear.ndim == 2 else self._linear[fold, 0]
 
     def add_log(self, index: tuple[Tensor, ...] | None, gradient: Tensor) -> None:
         """Adds a gradient of the log-weights, of all or of the entries at `index`."""
@@ -71,14 +79,15 @@ class WeightGradient:
 
     def total(self) -> Tensor:
         """(G, A, O, K) gradient with respect to the log-weights."""
-        self._multiply_pairs()
+        self.multiply_pairs()
         if self._linear is not None:
             assert isinstance(self._weights, Weights)
             product = self._linear.mul_(self._weights.factor).view(self._weights.log.shape)
             return product if self._log is None else product.add_(self._log)
         return torch.zeros_like(self._weights.log) if self._log is None else self._log
 
-    def _multiply_pairs(self) -> None:
+    def multiply_pairs(self) -> None:
+        """Multiplies the pairs that wait for more: what they hold may change afterwards."""
         if not self._pairs:
             return
         assert isinstance(self._weights, Weights)
@@ -220,14 +229,14 @@ def _kronecker_gradients(sizes: Sequence[int], flow: Tensor) -> list[Tensor]:
 def _sum_gradients(
     layer: SumLayer, step: Step, flow: Tensor, weights: Weights, collector: WeightGradient | None
 ) -> Sequence[Tensor]:
-    gradient = _dense_gradient(step, flow, weights, collector)
+    gradient = dense_gradient(step, flow, weights, collector)
     return [gradient] if len(layer.sizes) == 1 else gradient.split(list(layer.sizes), dim=-1)
 
 
-def _dense_gradient(
+def dense_gradient(
     step: Step, flow: Tensor, weights: Weights, collector: WeightGradient | None
 ) -> Tensor:
-    """(F, B, K) gradient of what dense sums read."""
+    """(F, B, K) gradient of what dense sums read; that of their weights goes to the collector."""
     # Dividing by the very totals of the forward pass conserves the flow: an exponential of the
     # values would carry their rounding errors, small beside thousands of nats and not beside one.
     if step.low is None:
@@ -272,7 +281,7 @@ def _group_gradients(
     grouped = weights.grouped(folds, size)
     shaped = flow.unflatten(0, (-1, size)).permute(0, 3, 2, 1).flatten(0, 1)  # (G * K, B, H)
     own = None if collector is None else WeightGradient(grouped)
-    gradient = _dense_gradient(step, shaped, grouped, own)  # (G * K, B, C)
+    gradient = dense_gradient(step, shaped, grouped, own)  # (G * K, B, C)
     if collector is not None and own is not None:
         log = own.total().unflatten(0, (-1, layer.num_units)).permute(0, 3, 2, 1, 4).flatten(0, 1)
         collector.add_log(None, log if len(weights.log) > 1 else log.sum(0, keepdim=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,12 @@ class Evidence:
         if self.observed is None:
             return torch.ones_like(self.values, dtype=torch.bool)
         return self.observed
+
+    def rebound(self, log_potentials: Tensor) -> Evidence:
+        """The same with the same potentials as another tensor, which is not checked again."""
+        found = copy(self)
+        object.__setattr__(found, "log_potentials", log_potentials)
+        return found
 
     def _tensors(self) -> list[Tensor]:
         given = [self.values, self.observed, self.log_potentials, self.categories]

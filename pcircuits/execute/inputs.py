@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import InputLayer, Plan
+from pcircuits.execute.backward import WeightGradient, dense_gradient
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import Weights, log_matmul, shifted_exp
+from pcircuits.execute.weights import Step, Weights, log_matmul, log_product, shifted_exp
 
 # Observed values are read from a transposed copy of the table when they are more than this share
 # of its columns, and else from the columns themselves: a large table is never copied for few reads.
@@ -36,6 +37,57 @@ class Observation:
     log_potentials: Tensor | None
     categories: Tensor | None
     batch_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the values of an input layer come from one tensor.
+
+    Attributes:
+        source: (F, B, K) log-values, or with `values` the layer's (G, 1, K, V) log-weights.
+        values: (F, B) observed categories; None where the source holds the values themselves.
+        weights: The weights whose logarithms are the source; None without `values`.
+        rows: (F * B,) rows of `table` that are read; None without `values`.
+    """
+
+    source: Tensor
+    values: Tensor | None = None
+    weights: Weights | None = None
+    rows: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of examples B."""
+        return (self.source if self.values is None else self.values).shape[1]
+
+    @property
+    def num_rows(self) -> int:
+        """Number of folds times number of examples."""
+        shape = (self.source if self.values is None else self.values).shape
+        return shape[0] * shape[1]
+
+    @property
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Rows of the weights in linear space, and their scales."""
+        assert self.weights is not None, "there are rows to be read"
+        return self.weights.categories
+
+    def log(self, source: Tensor) -> Tensor:
+        """(F, B, K) log-values as a differentiable function of the source."""
+        return source if self.values is None else _observed_values(Weights(source), self.values)
+
+    def gradient(self, flow: Tensor) -> Tensor:
+        """Gradient of the source from the (F * B, K) gradient of the log-values."""
+        if self.rows is None:
+            return flow.view(self.source.shape)
+        groups, _, units, categories = self.source.shape
+        total = flow.new_zeros((groups * categories, units))
+        return self.of_table(total.index_add_(0, self.rows, flow))
+
+    def of_table(self, flow: Tensor) -> Tensor:
+        """Gradient of the source from the (G * V, K) gradient of the rows of its table."""
+        groups, _, units, categories = self.source.shape
+        return flow.view(groups, 1, categories, units).transpose(2, 3)
 
 
 def observe(evidence: Evidence, batch_size: int, dtype: torch.dtype) -> Observation:
@@ -64,16 +116,61 @@ def leaf_values(
     plan: Plan, prepared: PreparedParameters, evidence: Evidence, latent: Mapping[int, Tensor]
 ) -> dict[int, Tensor]:
     """Input layer -> (F, B, K) log-values, with their latent potentials."""
-    batch_size = joint_batch_size(prepared, evidence)
-    observation = observe(evidence, batch_size, prepared.dtype)
-    leaves: dict[int, Tensor] = {}
+    readings = leaf_readings(plan, prepared, evidence, latent, tables=False)
+    return {i: reading.source for i, reading in readings.items()}
+
+
+def leaf_readings(
+    plan: Plan,
+    prepared: PreparedParameters,
+    evidence: Evidence,
+    latent: Mapping[int, Tensor],
+    *,
+    tables: bool,
+) -> dict[int, Reading]:
+    """Input layer -> how its values are read.
+
+    Args:
+        plan: The plan.
+        prepared: The parameters.
+        evidence: The evidence.
+        latent: Layer -> (F, B, K) latent log-potentials.
+        tables: Whether layers may be read from their whole tables: those whose variables are all
+            observed, so often that a table in linear space costs no more than the values.
+    """
+    observation = observe(evidence, joint_batch_size(prepared, evidence), prepared.dtype)
+    readings: dict[int, Reading] = {}
     for i, layer in enumerate(plan.layers):
-        if isinstance(layer, InputLayer):
-            own = prepared.weights[i]
-            assert isinstance(own, Weights)
-            value = input_values(plan, layer, own, observation)
-            leaves[i] = value + latent[i] if i in latent else value
-    return leaves
+        if not isinstance(layer, InputLayer):
+            continue
+        own = prepared.weights[i]
+        assert isinstance(own, Weights)
+        if tables and i not in latent and _is_read_often(layer, own, observation):
+            readings[i] = _table_reading(plan, layer, own, observation)
+            continue
+        value = input_values(plan, layer, own, observation)
+        readings[i] = Reading(value + latent[i] if i in latent else value)
+    return readings
+
+
+def _is_read_often(layer: InputLayer, weights: Weights, observation: Observation) -> bool:
+    groups, examples, _, categories = weights.log.shape
+    if observation.values is None or observation.observed is not None or examples > 1:
+        return False
+    reads = len(layer.variables) * observation.values.shape[1]
+    return reads > _COPY_SHARE * groups * categories
+
+
+def _table_reading(
+    plan: Plan, layer: InputLayer, weights: Weights, observation: Observation
+) -> Reading:
+    assert observation.values is not None
+    values = observation.values[_variables(plan, layer, weights.log.device)]
+    rows = values
+    if len(weights.log) > 1:
+        first = torch.arange(len(values), device=values.device)[:, None] * weights.log.shape[-1]
+        rows = values + first
+    return Reading(weights.log, values, weights, rows.reshape(-1))
 
 
 def joint_batch_size(prepared: PreparedParameters, evidence: Evidence) -> int:
@@ -159,7 +256,7 @@ def _unobserved_values(
         return weights.log_row_sums.expand(folds, batch, layer.num_units)
     potentials = observation.log_potentials[index]
     if observation.categories is None:
-        return log_matmul(potentials[..., : layer.num_categories], weights)
+        return _weighted_sums(potentials[..., : layer.num_categories], weights)
     return _listed_values(weights, potentials, observation.categories[index])
 
 
@@ -177,10 +274,41 @@ def _fill_soft_rows(
     if rows.shape[1] == 0:
         return hard  # other layers have the unobserved variables
     if observation.categories is None:
-        filled = log_matmul(rows[..., : layer.num_categories], weights)
+        filled = _weighted_sums(rows[..., : layer.num_categories], weights)
     else:
         filled = _listed_values(weights, rows, observation.categories[index][soft][None])
     return hard.index_put((soft,), filled[0])
+
+
+def _weighted_sums(potentials: Tensor, weights: Weights) -> Tensor:
+    """`log_matmul`, whose gradient for the potentials is found from what the sums left."""
+    if torch.is_grad_enabled() and potentials.requires_grad:
+        value: Tensor = _WeightedSums.apply(weights, potentials, weights.log)
+        return value
+    return log_matmul(potentials, weights)
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Sums over all categories; nothing as large as the potentials is kept but one table."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Weights, potentials: Tensor, log: Tensor) -> Tensor:
+        ctx.weights = Weights(log.detach()) if log.requires_grad else weights
+        value, step = log_product(potentials.detach(), ctx.weights, bounded=False)
+        ctx.save_for_backward(potentials, log, *(part for part in step if part is not None))
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        potentials, log, *step = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            value = log_matmul(potentials, Weights(log))
+            wanted = [tensor for tensor in (potentials, log) if tensor.requires_grad]
+            found = iter(torch.autograd.grad(value, wanted, gradients, create_graph=True))
+            return (None, *(next(found) if t.requires_grad else None for t in (potentials, log)))
+        collector = WeightGradient(ctx.weights) if ctx.needs_input_grad[2] else None
+        gradient = dense_gradient(Step(*step), gradients[0], ctx.weights, collector)
+        return None, gradient, None if collector is None else collector.total()
 
 
 def _listed_values(weights: Weights, potentials: Tensor, categories: Tensor) -> Tensor:

@@ -5,16 +5,23 @@ Terms (E, B, K) lie one after the other, each node's together; results are (F, B
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import SegmentLayer
 from pcircuits.execute.weights import Step
 
+_INDICES: WeakKeyDictionary[SegmentLayer, dict[torch.device, Tensor]] = WeakKeyDictionary()
+
 
 def node_index(layer: SegmentLayer, device: torch.device) -> Tensor:
-    """(E,) node that each term belongs to."""
-    return torch.as_tensor(layer.nodes, device=device)
+    """(E,) node that each term belongs to; copied once to each device."""
+    found = _INDICES.setdefault(layer, {})
+    if device not in found:
+        found[device] = torch.as_tensor(layer.nodes, device=device)
+    return found[device]
 
 
 def segment_sum(terms: Tensor, layer: SegmentLayer) -> Tensor:

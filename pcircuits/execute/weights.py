@@ -65,6 +65,19 @@ class Weights:
         return self.linear[0, 0].T.contiguous()
 
     @cached_property
+    def categories(self) -> tuple[Tensor, Tensor]:
+        """(G * V, K) columns of an input's table as rows, and (G * V,) scales, float64.
+
+        The logarithms of a column are those of its row plus its scale; -inf for a row of zeros.
+        """
+        log = self.log.detach()
+        groups, _, units, categories = log.shape
+        top = log.amax(2, keepdim=True)
+        e = (log - top.clamp_min(torch.finfo(log.dtype).min)).exp_()
+        rows = e.transpose(2, 3).contiguous().view(groups * categories, units)
+        return rows, top.double().flatten()
+
+    @cached_property
     def factor(self) -> Tensor:
         """`linear` as `contract` takes it: (O, K) where one table serves all, else all of it."""
         return _factor(self.linear)

@@ -1,9 +1,12 @@
 """Exact queries, each a function of (plan, parameters, evidence)."""
 
+from pcircuits.execute.chains import ChainMessages, ChainPasses, ChainWindow, is_chain
+from pcircuits.queries.chain_passes import captured_step, chain_latents, chain_passes
 from pcircuits.queries.conditional import conditional, joint_marginal, log_conditional
 from pcircuits.queries.divergence import Divergence, cross_entropy, kl_divergence
 from pcircuits.queries.entropy import Entropy, entropy
 from pcircuits.queries.gradients import Gradients, gradients
+from pcircuits.queries.incremental import Conditioner
 from pcircuits.queries.information import (
     MostInformative,
     conditional_mutual_information,
@@ -23,11 +26,18 @@ from pcircuits.queries.pairwise import pairwise_marginals
 from pcircuits.queries.sampling import sample
 
 __all__ = [
+    "ChainMessages",
+    "ChainPasses",
+    "ChainWindow",
+    "Conditioner",
     "Divergence",
     "Entropy",
     "Gradients",
     "MapResult",
     "MostInformative",
+    "captured_step",
+    "chain_latents",
+    "chain_passes",
     "conditional",
     "conditional_log_likelihood",
     "conditional_mutual_information",
@@ -36,6 +46,7 @@ __all__ = [
     "entropy",
     "expectation",
     "gradients",
+    "is_chain",
     "joint_marginal",
     "kl_divergence",
     "latent_marginals",

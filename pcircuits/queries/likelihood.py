@@ -12,7 +12,12 @@ from pcircuits.execute.evidence import Evidence
 
 
 def log_likelihood(
-    plan: Plan, parameters: Parameters, values: Tensor, observed: Tensor | None = None
+    plan: Plan,
+    parameters: Parameters,
+    values: Tensor,
+    observed: Tensor | None = None,
+    *,
+    impl: str = "auto",
 ) -> Tensor:
     """Log-probability of the observed part of each row.
 
@@ -21,31 +26,37 @@ def log_likelihood(
         parameters: Normalised log-weights by name.
         values: (B, L) integers.
         observed: (B, L) bool, True = observed; default all. Missing values are summed out.
+        impl: Which implementation; see `forward`.
 
     Returns:
         (B,) log-probabilities in nats; -inf for impossible rows.
 
     Raises:
         EvidenceError: If values do not fit the circuit.
+        BackendError: If the implementation does not apply.
     """
-    return forward(plan, parameters, Evidence(values, observed))
+    return forward(plan, parameters, Evidence(values, observed), impl=impl)
 
 
-def log_evidence(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
+def log_evidence(
+    plan: Plan, parameters: Parameters, evidence: Evidence, *, impl: str = "auto"
+) -> Tensor:
     """Log Z: log of the sum over worlds of probability times potentials.
 
     Args:
         plan: The compiled circuit.
         parameters: Log-weights by name.
         evidence: Evidence of any kind.
+        impl: Which implementation; see `forward`.
 
     Returns:
         (B,) log Z in nats; -inf for impossible evidence.
 
     Raises:
         EvidenceError: If the evidence does not fit the circuit.
+        BackendError: If the implementation does not apply.
     """
-    return forward(plan, parameters, evidence)
+    return forward(plan, parameters, evidence, impl=impl)
 
 
 def conditional_log_likelihood(

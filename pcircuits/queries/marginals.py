@@ -54,13 +54,9 @@ def marginals_and_log_value(
         prepared = prepared.detach()
     batch_size = joint_batch_size(prepared, evidence)
     shape = (batch_size, plan.num_variables, plan.num_categories)
-    potentials = evidence.log_potentials
-    if potentials is None:
-        potentials = _reference_tensor(prepared).new_zeros(()).expand(shape)
     with torch.enable_grad():
-        probe = torch.zeros_like(potentials, dtype=prepared.dtype).requires_grad_()
-        own = potentials if graph else potentials.detach()
-        log_z = forward(plan, prepared, replace(evidence, log_potentials=own + probe))
+        probe = _probe(prepared, evidence, shape, graph)
+        log_z = forward(plan, prepared, replace(evidence, log_potentials=probe))
         found = None  # stays so where everything is observed and nothing depends on the probe
         if log_z.requires_grad:
             (found,) = torch.autograd.grad(
@@ -77,6 +73,17 @@ def marginals_and_log_value(
         one_hot = torch.nn.functional.one_hot(values, plan.num_categories).to(found.dtype)
         found = torch.where(mask[..., None], one_hot, found)
     return found, log_z if graph else log_z.detach()
+
+
+def _probe(
+    prepared: PreparedParameters, evidence: Evidence, shape: tuple[int, ...], graph: bool
+) -> Tensor:
+    """The log-potentials, zero without any, as a tensor that a gradient can be taken for."""
+    potentials = evidence.log_potentials
+    if potentials is None:
+        return _reference_tensor(prepared).new_zeros(shape).requires_grad_()
+    own = (potentials if graph else potentials.detach()).to(prepared.dtype)
+    return own if own.requires_grad else own.detach().requires_grad_()
 
 
 def leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
@@ -145,21 +152,39 @@ def latent_marginals(
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence).detach()
     batch_size = joint_batch_size(prepared, evidence)
-    given = dict(evidence.latent_log_potentials or {})
-    probes: dict[str, Tensor] = {}
-    for name in nodes:
-        if name not in plan.places:
-            raise EvidenceError(f"the circuit has no node {name!r}; it has {list(plan.places)[:8]}")
-        units = plan.layers[plan.places[name][0]].num_units
-        probes[name] = torch.zeros(
-            batch_size, units, dtype=prepared.dtype, device=_reference_tensor(prepared).device
-        ).requires_grad_()
-        given[name] = probes[name] + given[name].detach() if name in given else probes[name]
+    if not nodes:
+        return {}
     with torch.enable_grad():
+        probes = _latent_probes(plan, prepared, nodes, batch_size)
+        given = dict(evidence.latent_log_potentials or {})
+        for names, probe in probes:
+            for name, own in zip(names, probe.unbind(), strict=True):
+                given[name] = own + given[name].detach() if name in given else own
         log_z = forward(plan, prepared, replace(evidence, latent_log_potentials=given))
         require_possible(log_z)
-        found = torch.autograd.grad(log_z.sum(), list(probes.values()))
-    return dict(zip(probes, found, strict=True))
+        found = torch.autograd.grad(log_z.sum(), [probe for _, probe in probes])
+    by_name = {
+        name: own
+        for (names, _), gradient in zip(probes, found, strict=True)
+        for name, own in zip(names, gradient.unbind(), strict=True)
+    }
+    return {name: by_name[name] for name in nodes}
+
+
+def _latent_probes(
+    plan: Plan, prepared: PreparedParameters, nodes: Sequence[str], batch_size: int
+) -> list[tuple[list[str], Tensor]]:
+    """Names of the nodes of a layer, and zero potentials (n, B, K) of them all."""
+    by_layer: dict[int, list[str]] = {}
+    for name in dict.fromkeys(nodes):
+        if name not in plan.places:
+            raise EvidenceError(f"the circuit has no node {name!r}; it has {list(plan.places)[:8]}")
+        by_layer.setdefault(plan.places[name][0], []).append(name)
+    like = _reference_tensor(prepared)
+    return [
+        (names, like.new_zeros((len(names), batch_size, plan.layers[i].num_units)).requires_grad_())
+        for i, names in by_layer.items()
+    ]
 
 
 def _normalised(log: Tensor) -> Tensor:

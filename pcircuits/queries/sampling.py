@@ -20,11 +20,13 @@ from pcircuits.compile.plan import (
     SumLayer,
 )
 from pcircuits.errors import EvidenceError
-from pcircuits.execute.api import Parameters, prepare_for
+from pcircuits.execute.api import Parameters, forward, prepare_for
+from pcircuits.execute.choice import choose
 from pcircuits.execute.eager import all_values
 from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
 from pcircuits.execute.layers import gather
+from pcircuits.execute.prepare import PreparedParameters
 from pcircuits.execute.segments import node_index, segment_maximum
 from pcircuits.execute.weights import AnyWeights, Weights
 from pcircuits.queries.likelihood import require_possible
@@ -67,6 +69,27 @@ def sample(
     given = evidence or Evidence()
     check_evidence(plan, given)
     prepared = prepare_for(plan, parameters, given)
+    batch_size = joint_batch_size(prepared, given)
+    passes = len(plan.layers) > 1 and choose(plan, prepared, given).implementation == "numba"
+    draw = _draw_by_passes if passes else _draw_by_layers
+    example, drawn = draw(plan, prepared, given, num_samples, temperature, generator)
+    mask = given.mask()
+    if mask is not None:
+        assert given.values is not None
+        drawn = torch.where(mask[example], given.values[example].long(), drawn)
+    shaped = drawn.view(batch_size, num_samples, -1)
+    return shaped[0] if evidence is None and batch_size == 1 else shaped
+
+
+def _draw_by_layers(
+    plan: Plan,
+    prepared: PreparedParameters,
+    given: Evidence,
+    num_samples: int,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """(S,) example of each sample and (S, L) categories: all samples layer by layer."""
     values, _ = all_values(plan, prepared, given)
     require_possible(values[-1][0, :, 0])
     batch_size = joint_batch_size(prepared, given)
@@ -84,12 +107,55 @@ def sample(
             picked = _listed(layer, given, picked, example)
         for variable, row, active in zip(layer.variables.tolist(), picked, units >= 0, strict=True):
             drawn[:, variable] = torch.where(active, row, drawn[:, variable])
-    mask = given.mask()
-    if mask is not None:
-        assert given.values is not None
-        drawn = torch.where(mask[example], given.values[example].long(), drawn)
-    shaped = drawn.view(batch_size, num_samples, -1)
-    return shaped[0] if evidence is None and batch_size == 1 else shaped
+    return example, drawn
+
+
+def _draw_by_passes(
+    plan: Plan,
+    prepared: PreparedParameters,
+    given: Evidence,
+    num_samples: int,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """As `_draw_by_layers` for single nodes: sample by sample, down to one input a variable."""
+    from pcircuits.execute.numba.descent import chosen_inputs
+
+    require_possible(forward(plan, prepared, given, impl="numba"))
+    inputs = chosen_inputs(plan, prepared, given, num_samples, generator)
+    example = torch.arange(len(inputs) // num_samples).repeat_interleave(num_samples)
+    drawn = torch.zeros_like(inputs)
+    first = 0
+    for i, layer in enumerate(plan.layers):
+        if not isinstance(layer, InputLayer):
+            continue
+        own = prepared.weights[i].log
+        end = first + plan.num_folds[i]
+        for variable in sorted(set(layer.variables.tolist())):
+            rows = ((inputs[:, variable] >= first) & (inputs[:, variable] < end)).nonzero()[:, 0]
+            log = own[(inputs[rows, variable] - first) % own.shape[0], 0, 0]
+            logits, categories = _with_potentials(log, given, variable, example[rows])
+            picked = _draw(logits, temperature, generator)
+            if categories is not None:
+                picked = categories.gather(1, picked[:, None])[:, 0]
+            drawn[rows, variable] = picked
+        first = end
+    return example, drawn
+
+
+def _with_potentials(
+    log: Tensor, evidence: Evidence, variable: int, example: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """(n, V) or (n, k) log-weights of one variable's categories, and which ones if listed."""
+    if evidence.log_potentials is None:
+        return log, None
+    potentials = evidence.log_potentials[example, variable].to(log.dtype)
+    if evidence.categories is None:
+        return log + potentials[:, : log.shape[1]], None
+    categories = evidence.categories[example, variable].long()
+    exists = categories < log.shape[1]
+    listed = log.gather(1, categories * exists).masked_fill(~exists, -torch.inf)
+    return listed + potentials, categories
 
 
 def _choose_units(

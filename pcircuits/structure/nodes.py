@@ -122,10 +122,12 @@ class _Inner:
     @cached_property
     def scope(self) -> Scope:
         """Union of the children's scopes."""
-        scope = Scope()
+        bits = 0
         for child in self.children:
-            scope = scope | child.scope
-        return scope
+            bits |= child.scope.bits
+        # A sum's children have its scope, which then need not be held twice.
+        first = self.children[0].scope
+        return first if first.bits == bits else Scope(bits)
 
     def __repr__(self) -> str:
         # Only the number of children: a repr that descended would be as large as the circuit.
@@ -341,24 +343,26 @@ def _checked_children(node: object, children: tuple[AnyNode, ...]) -> tuple[AnyN
 
 
 def _check_disjoint(node: Product | KroneckerProduct) -> None:
-    seen = Scope()
+    seen = 0
     for child in node.children:
-        shared = seen & child.scope
-        if shared:
+        own = child.scope.bits
+        if seen & own:
             raise StructureError(
                 f"{title_of(node)} is not decomposable: its child {title_of(child)} shares "
-                f"variables {shared} with the children before it; expected disjoint scopes"
+                f"variables {Scope(seen & own)} with the children before it; expected disjoint "
+                f"scopes"
             )
-        seen = seen | child.scope
+        seen |= own
 
 
 def _check_equal_scopes(node: Sum) -> None:
     first = node.children[0]
     _ = node.scope  # made bottom up: computed lazily, it would recurse through a deep circuit
+    bits = first.scope.bits
     for child in node.children[1:]:
-        differing = first.scope ^ child.scope
-        if differing:
+        if child.scope.bits != bits:
             raise StructureError(
                 f"{title_of(node)} is not smooth: its children {title_of(first)} and "
-                f"{title_of(child)} differ in variables {differing}; expected equal scopes"
+                f"{title_of(child)} differ in variables {first.scope ^ child.scope}; expected "
+                f"equal scopes"
             )

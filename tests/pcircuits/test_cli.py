@@ -166,6 +166,7 @@ def test_info_prints_sizes_and_parameters(run: Run, saved: Path) -> None:
     assert rows["variables"][-1] == "4" and rows["parameters"][1] == "18"
     assert rows["transition"][1:] == ["9", "3", "x", "3"]
     assert "SumLayer" in out
+    assert "evaluated by      eager: there is little to compute" in out
 
 
 def test_validate_explains_and_says_by_its_exit_code(run: Run, saved: Path, tmp_path: Path) -> None:

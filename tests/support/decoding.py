@@ -15,6 +15,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from codd.coupling.conditioner import Reconditioner
 from codd.denoisers.base import DenoiserOutput
 
 Array = np.ndarray
@@ -77,6 +78,9 @@ class MixtureDistribution:
     def condition(self, tokens: Tensor, observed: Tensor) -> MixtureDistribution:
         assert bool((observed | ~self.observed).all()), "observed must include the earlier ones"
         return replace(self, values=tokens, observed=observed)
+
+    def conditioner(self) -> Reconditioner:
+        return Reconditioner(self)
 
     def _safe(self, tokens: Tensor) -> Tensor:
         return tokens.clamp(0, self.num_categories - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,11 +24,41 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
+class Tables:
+    """The categorical tables of all inputs, one after the other.
+
+    Attributes:
+        layer_starts: Input layer -> its first entry; layers that share a table share it.
+        row_starts: (R + 1,) first entry of each row.
+        rows: (I,) row of each input.
+        variables: (I,) variable of each input.
+    """
+
+    layer_starts: Mapping[int, int]
+    row_starts: Array
+    rows: Array
+    variables: Array
+
+    @cached_property
+    def starts(self) -> Array:
+        """(I,) first entry of each input."""
+        found: Array = self.row_starts[self.rows]
+        return found
+
+    @cached_property
+    def sizes(self) -> Array:
+        """(I,) number of categories of each input."""
+        found: Array = np.diff(self.row_starts)[self.rows]
+        return found
+
+
+@dataclass(frozen=True)
 class Graph:
     """Nodes in the order of the plan's layers and folds, each after its children.
 
     Attributes:
         input_layers: The input layers; their folds are the first I nodes, in this order.
+        tables: Their tables.
         starts: (N - I + 1,) where the children of each inner node start.
         children: (E,) nodes, all inner nodes' children one after the other.
         places: (E,) place of each edge's weight among all weights; -1 for edges of products.
@@ -36,6 +67,7 @@ class Graph:
     """
 
     input_layers: tuple[int, ...]
+    tables: Tables
     starts: Array
     children: Array
     places: Array
@@ -45,12 +77,12 @@ class Graph:
     @property
     def num_inputs(self) -> int:
         """Number of input nodes I."""
-        return self.num_nodes - len(self.starts) + 1
+        return len(self.tables.rows)
 
     @property
     def num_nodes(self) -> int:
         """Number of nodes N; the last one is the root."""
-        return int(self.children.max(initial=-1)) + 2
+        return self.num_inputs + len(self.starts) - 1
 
 
 _GRAPHS: WeakKeyDictionary[Plan, Graph] = WeakKeyDictionary()
@@ -98,6 +130,7 @@ def _graph(plan: Plan, weights: Mapping[int, AnyWeights]) -> Graph:
     starts = np.concatenate([[0], np.cumsum(np.concatenate([[], *counts]))])
     return Graph(
         input_layers=tuple(inputs),
+        tables=_tables(plan, inputs, weights),
         starts=starts.astype(np.int64),
         children=np.concatenate([[], *children]).astype(np.int32),
         places=np.concatenate([[], *places]).astype(np.int32),
@@ -107,12 +140,12 @@ def _graph(plan: Plan, weights: Mapping[int, AnyWeights]) -> Graph:
 
 
 def _weight_starts(
-    inner: list[int], weights: Mapping[int, AnyWeights]
+    layers: list[int], weights: Mapping[int, AnyWeights]
 ) -> tuple[dict[int, int], int]:
     """Layers that share their weights share their places."""
     seen: dict[int, int] = {}
     starts, end = {}, 0
-    for i in inner:
+    for i in layers:
         if i in weights:
             own = weights[i]
             if id(own) not in seen:
@@ -120,6 +153,28 @@ def _weight_starts(
                 end += math.prod(own.log.shape)
             starts[i] = seen[id(own)]
     return starts, end
+
+
+def _tables(plan: Plan, inputs: list[int], weights: Mapping[int, AnyWeights]) -> Tables:
+    layer_starts, _ = _weight_starts(inputs, weights)
+    first_row: dict[int, int] = {}
+    lengths: list[Array] = []
+    rows, variables = [], []
+    for i in inputs:
+        layer, log = plan.layers[i], weights[i].log
+        assert isinstance(layer, InputLayer)
+        groups, size = log.shape[0], log.shape[-1]
+        if layer_starts[i] not in first_row:
+            first_row[layer_starts[i]] = sum(map(len, lengths))
+            lengths.append(np.full(groups, size))
+        rows.append(first_row[layer_starts[i]] + np.arange(plan.num_folds[i]) % groups)
+        variables.append(layer.variables)
+    return Tables(
+        layer_starts=layer_starts,
+        row_starts=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64),
+        rows=np.concatenate(rows).astype(np.int64),
+        variables=np.concatenate(variables).astype(np.int64),
+    )
 
 
 def _places(

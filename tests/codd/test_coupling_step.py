@@ -1,0 +1,201 @@
+"""One coupling step as a function of tensors: the same results as `couple`, and no waiting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcircuits as pc
+from codd.coupling.couplings import CouplingSettings, couple
+from codd.coupling.step import CouplingStepper, StepResult, coupling_step
+from codd.decoding.loop import generate
+from codd.errors import CouplingError, DecodingError
+from codd.model import CoupledModel
+from tests.support.waiting import WithoutWaiting
+
+pytest.importorskip("triton")
+if not torch.cuda.is_available():
+    import tests.support.triton_interpreter  # noqa: F401  (rounds products as a device does)
+
+BATCH, WINDOW, STATES, TOKENS, LISTED = 2, 4, 5, 21, 8
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KINDS = ("product", "copula")
+
+
+@pytest.fixture
+def chain() -> tuple[pc.Plan, dict[str, Tensor]]:
+    random = torch.Generator().manual_seed(0)
+    plan = pc.compile_circuit(pc.families.hmm(WINDOW, STATES, TOKENS))
+    return plan, {
+        name: (2 * torch.randn(shape, generator=random)).log_softmax(-1).to(DEVICE)
+        for name, shape in plan.parameter_shapes.items()
+    }
+
+
+@pytest.fixture
+def window() -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    log_probs = torch.randn(BATCH, WINDOW, TOKENS, generator=random)
+    log_probs[:, :, 2] = -torch.inf
+    valid = torch.ones(BATCH, WINDOW, dtype=torch.bool)
+    valid[0, 0] = False
+    observed = torch.tensor([[False, True, False, False], [False, False, False, True]])
+    found = {
+        "log_probs": log_probs.log_softmax(-1),
+        "values": torch.randint(3, TOKENS, (BATCH, WINDOW), generator=random),
+        "observed": observed,
+        "valid": valid,
+        "uniforms": torch.rand(BATCH, 1, WINDOW, 2, generator=random),
+        "latent": torch.randn(BATCH, STATES, generator=random),
+    }
+    return {name: tensor.to(DEVICE) for name, tensor in found.items()}
+
+
+def run(
+    kind: str, chain: tuple[pc.Plan, dict[str, Tensor]], window: dict[str, Tensor], impl: str
+) -> StepResult:
+    passes = pc.queries.chain_passes(*chain, impl=impl)
+    states = torch.zeros(BATCH, WINDOW, STATES, device=DEVICE)
+    states[:, 1] = window["latent"]
+    with WithoutWaiting():
+        return coupling_step(
+            CouplingSettings(kind),
+            passes,
+            window["log_probs"],
+            window["values"],
+            window["observed"],
+            window["uniforms"],
+            missing=~window["valid"],
+            latent=states,
+        )
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_the_coupling_and_waits_for_nothing(
+    kind: str, impl: str, chain: Any, window: dict[str, Tensor]
+) -> None:
+    found = run(kind, chain, window, impl)
+    plan, parameters = chain
+    expected = couple(
+        CouplingSettings(kind),
+        plan,
+        {name: tensor.double() for name, tensor in parameters.items()},
+        window["log_probs"].double(),
+        window["values"],
+        window["observed"],
+        latent={"state_1": window["latent"].double()},
+        valid=window["valid"],
+    )
+    torch.testing.assert_close(
+        found.log_partition.double(), expected.log_partition, rtol=1e-5, atol=1e-5
+    )
+    valid = window["valid"]
+    torch.testing.assert_close(
+        found.marginals[valid].double(), expected.marginals()[valid], rtol=0, atol=1e-5
+    )
+    kept = window["observed"]
+    assert torch.equal(found.tokens[:, 0][kept], window["values"][kept])
+
+
+def test_both_implementations_draw_the_same_tokens(chain: Any, window: dict[str, Tensor]) -> None:
+    drawn = [run("copula", chain, window, impl).tokens for impl in ("torch", "triton")]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_a_list_of_all_tokens_is_the_whole_vocabulary(
+    impl: str, chain: Any, window: dict[str, Tensor]
+) -> None:
+    passes = pc.queries.chain_passes(*chain, impl=impl)
+    known = [window[name] for name in ("log_probs", "values", "observed", "uniforms")]
+    order = torch.rand(BATCH, WINDOW, TOKENS, device=DEVICE).argsort(-1)
+    listed = [window["log_probs"].gather(2, order), *known[1:], order]
+    whole = coupling_step(CouplingSettings(), passes, *known)
+    with WithoutWaiting():
+        found = coupling_step(CouplingSettings(), passes, *listed)
+    torch.testing.assert_close(found.log_partition, whole.log_partition, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.marginals, whole.marginals.gather(2, order), rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_stepped_is_refused(chain: Any, window: dict[str, Tensor]) -> None:
+    plan, parameters = chain
+    passes = pc.queries.chain_passes(plan, parameters)
+    known = [window[name] for name in ("log_probs", "values", "observed", "uniforms")]
+    with pytest.raises(CouplingError, match="no circuit to step through"):
+        coupling_step(CouplingSettings("factorised"), passes, *known)
+    parameters["emission"][:, int(window["values"][0, 1])] = -torch.inf
+    stepper = CouplingStepper(CouplingSettings(), plan, pc.prepare(plan, parameters))
+    with pytest.raises(CouplingError, match="window 0"):
+        stepper.distribution(*known[:3])
+
+
+def test_a_stepped_distribution_answers_like_any_other(
+    chain: Any, window: dict[str, Tensor]
+) -> None:
+    plan, parameters = chain
+    prepared = pc.prepare(plan, parameters)
+    known = [window[name] for name in ("log_probs", "values", "observed")]
+    own = CouplingStepper(CouplingSettings(), plan, prepared).distribution(*known)
+    other = couple(CouplingSettings(), plan, prepared, *known)
+    tokens = own.sample()[:, 0]
+    torch.testing.assert_close(own.log_prob(tokens), other.log_prob(tokens), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        own.condition(tokens, ~window["observed"]).marginals(),
+        other.condition(tokens, ~window["observed"]).marginals(),
+        rtol=0,
+        atol=1e-5,
+    )
+    assert own.sample(3).shape == (BATCH, 3, WINDOW)
+
+
+def test_the_model_steps_as_it_couples() -> None:
+    model = CoupledModel.from_pretrained("demo").to(DEVICE)
+    tokens = torch.full((2, model.window), model.mask_id, device=DEVICE)
+    tokens[:, :5] = model.vocabulary.encode("def f").to(DEVICE)
+    start = torch.zeros(2, dtype=torch.long, device=DEVICE)
+    with torch.no_grad():
+        output = model.denoise(tokens)
+        expected = model.distribution(output, tokens, start)
+        found = model.captured_distribution(output, tokens, start)
+    torch.testing.assert_close(found.log_partition, expected.log_partition, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.marginals(), expected.marginals(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_capture_without_a_device_says_so_before_any_work() -> None:
+    model = CoupledModel.from_pretrained("demo")
+    with pytest.raises(DecodingError, match="capture: expected the model on a CUDA device"):
+        model.generate("def", capture=True)
+    with pytest.raises(DecodingError, match="capture: expected sampler 'exact' or 'latent'"):
+        model.generate("def", capture=True, sampler="any_order")
+
+
+@pytest.mark.gpu
+def test_captured_decoding_runs_and_repeats() -> None:
+    model = CoupledModel.from_pretrained("demo").to("cuda")
+    prompts = [model.vocabulary.encode(text).to("cuda") for text in ("def f", "return ")]
+    found = [
+        generate(model, prompts, model.block, 4, capture=True, seed=3).completions for _ in range(2)
+    ]
+    assert torch.equal(*found)
+    assert (found[0] != model.mask_id).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_step_is_the_step(kind: str, chain: Any, window: dict[str, Tensor]) -> None:
+    plan, parameters = chain
+    known = [window[name] for name in ("log_probs", "values", "observed", "uniforms")]
+    captured, plain = (
+        CouplingStepper(CouplingSettings(kind), plan, pc.prepare(plan, parameters), capture=own)
+        for own in (True, False)
+    )
+    for _ in range(3):
+        known[0] = torch.randn_like(known[0]).log_softmax(-1)
+        found, expected = captured.step(*known), plain.step(*known)
+        assert torch.equal(found.tokens, expected.tokens)
+        torch.testing.assert_close(found.marginals, expected.marginals, rtol=0, atol=1e-6)

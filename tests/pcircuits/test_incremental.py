@@ -1,0 +1,86 @@
+"""Fixing variables one by one against evaluation anew, and how little of it is computed."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+import pcircuits as pc
+from pcircuits.queries import Conditioner
+from tests.support.circuits import SEEDS
+from tests.support.enumeration import enumerate_worlds
+from tests.support.evidence import Case, cases
+
+
+def evidence_by_now(found: Conditioner, begin: pc.Evidence) -> pc.Evidence:
+    def every(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.expand(found.batch_size, *tensor.shape[1:])
+
+    return pc.Evidence(
+        found.values,
+        found.observed,
+        every(begin.log_potentials),
+        begin.latent_log_potentials,
+        every(begin.categories),
+    )
+
+
+def expected_rows(case: Case, plan: pc.Plan, evidence: pc.Evidence) -> Tensor:
+    """(B, L, V), or (B, L, k) of listed categories, from a whole evaluation."""
+    dense = pc.queries.marginals(plan, case.parameters, evidence)
+    if evidence.categories is None:
+        return dense
+    assert evidence.log_potentials is not None and evidence.observed is not None
+    at = evidence.categories
+    # Of a category listed several times each entry has its share.
+    share = evidence.log_potentials.double().exp()
+    total = torch.zeros_like(dense).scatter_add(2, at, share).gather(2, at)
+    soft = dense.gather(2, at) * torch.where(total > 0, share / total, 0.0)
+    first = (at == evidence.values[..., None]) & (
+        (at == evidence.values[..., None]).cumsum(-1) == 1
+    )
+    return torch.where(evidence.observed[..., None], first.double(), soft)
+
+
+@settings(deadline=None, max_examples=120)
+@given(cases(), SEEDS)
+def test_random_circuits_in_random_order(case: Case, seed: int) -> None:
+    """Every kind of layer, evidence and parameters; rows fix different variables, or none."""
+    plan, rng = pc.compile_circuit(case.circuit), random.Random(seed)
+    found = Conditioner(plan, case.parameters, case.evidence)
+    batch, length = found.batch_size, plan.num_variables
+    for _ in range(length + 1):
+        evidence = evidence_by_now(found, case.evidence)
+        log_value = pc.forward(plan, case.parameters, evidence)
+        if rng.random() < 0.5:
+            torch.testing.assert_close(found.log_value(), log_value, rtol=1e-9, atol=1e-9)
+        if bool((log_value > -torch.inf).all()) and rng.random() < 0.8:
+            wanted = torch.tensor(
+                [[rng.random() < 0.5 for _ in range(length)] for _ in range(batch)]
+            )
+            expected = expected_rows(case, plan, evidence)
+            rows = expected.masked_fill(~wanted[..., None], 0.0)
+            torch.testing.assert_close(found.marginals(wanted), rows, rtol=1e-8, atol=1e-10)
+            torch.testing.assert_close(found.marginals(), expected, rtol=1e-8, atol=1e-10)
+        variables = torch.tensor([rng.randrange(length) for _ in range(batch)])
+        values = [rng.randrange(case.circuit.categories[int(v)]) for v in variables]
+        rows = torch.tensor([rng.random() < 0.8 for _ in range(batch)])
+        found.fix(variables, torch.tensor(values), rows)
+
+
+@settings(deadline=None, max_examples=30)
+@given(cases(max_batch=2), SEEDS)
+def test_values_against_enumeration(case: Case, seed: int) -> None:
+    plan, rng = pc.compile_circuit(case.circuit), random.Random(seed)
+    found = Conditioner(plan, case.parameters, case.evidence)
+    for variable in rng.sample(range(plan.num_variables), plan.num_variables):
+        value = rng.randrange(case.circuit.categories[variable])
+        every = torch.full((found.batch_size,), variable)
+        found.fix(every, torch.full_like(every, value))
+        evidence = evidence_by_now(found, case.evidence)
+        totals = enumerate_worlds(case.circuit, case.parameters, evidence).totals()
+        expected = torch.as_tensor(totals).double().log()
+        torch.testing.assert_close(found.log_value(), expected, rtol=1e-9, atol=1e-9)
