@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -36,9 +37,33 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs the GNU C libr
 # Poison.
 
 
-@pytest.mark.parametrize("size", [1, 7, 33, 5_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_what_torch_allocates_is_nan(dtype: torch.dtype, size: int) -> None:
+def test_what_torch_allocates_is_nan(dtype: torch.dtype) -> None:
+    assert fresh_tensors_are_nan(5_000, dtype)
+
+
+@LINUX
+def test_small_tensors_are_nan_without_the_cache_of_the_c_library() -> None:
+    """That cache hands out what was freed meanwhile, by whatever ran before."""
+    script = "from tests import test_exactness_tools as own; own.assert_small_tensors_are_nan()"
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def assert_small_tensors_are_nan() -> None:
+    """Run in a process of its own, since the C library reads its switches at the start."""
+    for size in (1, 7, 33):
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            # What is freed here would be handed out again.
+            torch.stack([torch.ones(size, dtype=dtype) for _ in range(30)])
+            assert fresh_tensors_are_nan(size, dtype), (size, dtype)
+
+
+def fresh_tensors_are_nan(size: int, dtype: torch.dtype) -> bool:
+    """Whether tensors that nobody has written hold NaN, however they are made."""
     like = torch.zeros(size, dtype=dtype)
     with poisoned_memory():
         fresh = [
@@ -48,7 +73,7 @@ def test_what_torch_allocates_is_nan(dtype: torch.dtype, size: int) -> None:
             torch.empty_strided((size, 2), (1, size), dtype=dtype),
             torch.empty(0, dtype=dtype).resize_(size),
         ]
-        assert all(bool(tensor.isnan().all()) for tensor in fresh)
+    return all(bool(tensor.isnan().all()) for tensor in fresh)
 
 
 @pytest.mark.parametrize("size", [1, 7, 33, 5_000])

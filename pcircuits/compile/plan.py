@@ -222,6 +222,11 @@ class Plan:
         return tuple(num_folds(layer) for layer in self.layers)
 
     @cached_property
+    def input_layers(self) -> tuple[int, ...]:
+        """Places of the input layers among all."""
+        return tuple(i for i, layer in enumerate(self.layers) if isinstance(layer, InputLayer))
+
+    @cached_property
     def num_edges(self) -> int:
         """Number of edges between nodes."""
         return sum(

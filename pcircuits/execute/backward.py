@@ -60,14 +60,6 @@ class WeightGradient:
         if self._rows >= _ROWS_AT_ONCE:
             self.multiply_pairs()
 
-    def linear_of(self, fold: int) -> Tensor:
-        """(O, K) gradient of one fold's linear weights, to be added to in place."""
-        self.multiply_pairs()
-        if self._linear is None:
-            assert isinstance(self._weights, Weights)
-            self._linear = torch.zeros_like(self._weights.factor)
-        return self._linear if self._linear.ndim == 2 else self._linear[fold, 0]
-
     def add_log(self, index: tuple[Tensor, ...] | None, gradient: Tensor) -> None:
         """Adds a gradient of the log-weights, of all or of the entries at `index`."""
         if self._log is None:

@@ -139,10 +139,7 @@ def _unpack(
 
 
 def _detached(weights: Mapping[int, AnyWeights]) -> dict[int, AnyWeights]:
-    """The weights without their graph: what is cached in them must not tie a call to another's."""
-    made = {
-        id(w): type(w)(w.log.detach()) if w.log.requires_grad else w for w in set(weights.values())
-    }
+    made = {id(w): w.detached() for w in set(weights.values())}
     return {i: made[id(w)] for i, w in weights.items()}
 
 
@@ -157,7 +154,7 @@ def _differentiable_gradients(ctx: Any, gradient: Tensor) -> list[Tensor | None]
     leaves, offsets, logs = _unpack(ctx.leaf_layers, ctx.offset_layers, tensors)
     keys = list(_distinct_logs(ctx.original))
     weights = _rebind(ctx.original, dict(zip(keys, logs, strict=True)))
-    value = _root_value(ctx.plan, leaves, offsets, weights)
+    value = evaluate(ctx.plan, leaves, offsets, weights, False)[len(ctx.plan.layers) - 1][0, :, 0]
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     found = iter(torch.autograd.grad(value, wanted, gradient, create_graph=True, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]

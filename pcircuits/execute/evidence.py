@@ -181,8 +181,8 @@ def _check_tensor(what: str, tensor: object, num_axes: int, kind: str) -> None:
 
 
 def _check_below_infinity(what: str, potentials: Tensor) -> None:
-    # One pass in the common case: the comparison is false for NaN and for +inf alike.
-    if not bool((potentials.detach() < float("inf")).all()):
+    # One pass in the common case: the largest is NaN if one is, and NaN is not below anything.
+    if potentials.numel() and not bool(potentials.detach().amax() < float("inf")):
         wrong = ~(potentials.detach() < float("inf"))
         where = wrong.nonzero()[0].tolist()
         raise EvidenceError(

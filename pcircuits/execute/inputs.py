@@ -12,8 +12,14 @@ from torch import Tensor
 from pcircuits.compile.plan import InputLayer, Plan
 from pcircuits.execute.backward import WeightGradient, dense_gradient
 from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.listed import listed_sums
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import Step, Weights, log_matmul, log_product, shifted_exp
+from pcircuits.execute.weights import (
+    Step,
+    Weights,
+    log_matmul,
+    log_product,
+)
 
 # Observed values are read from a transposed copy of the table when they are more than this share
 # of its columns, and else from the columns themselves: a large table is never copied for few reads.
@@ -47,7 +53,8 @@ class Reading:
         source: (F, B, K) log-values, or with `values` the layer's (G, 1, K, V) log-weights.
         values: (F, B) observed categories; None where the source holds the values themselves.
         weights: The weights whose logarithms are the source; None without `values`.
-        rows: (F * B,) rows of `table` that are read; None without `values`.
+        rows: (F * B,) columns of all tables, one after the other, that are read; None without
+            `values`.
     """
 
     source: Tensor
@@ -66,35 +73,15 @@ class Reading:
         shape = (self.source if self.values is None else self.values).shape
         return shape[0] * shape[1]
 
-    @property
-    def table(self) -> tuple[Tensor, Tensor]:
-        """Rows of the weights in linear space, and their scales."""
-        assert self.weights is not None, "there are rows to be read"
-        return self.weights.categories
-
     def log(self, source: Tensor) -> Tensor:
         """(F, B, K) log-values as a differentiable function of the source."""
         return source if self.values is None else _observed_values(Weights(source), self.values)
 
-    def gradient(self, flow: Tensor) -> Tensor:
-        """Gradient of the source from the (F * B, K) gradient of the log-values."""
-        if self.rows is None:
-            return flow.view(self.source.shape)
-        groups, _, units, categories = self.source.shape
-        total = flow.new_zeros((groups * categories, units))
-        return self.of_table(total.index_add_(0, self.rows, flow))
-
-    def of_table(self, flow: Tensor) -> Tensor:
-        """Gradient of the source from the (G * V, K) gradient of the rows of its table."""
-        groups, _, units, categories = self.source.shape
-        return flow.view(groups, 1, categories, units).transpose(2, 3)
-
 
 def observe(evidence: Evidence, batch_size: int, dtype: torch.dtype) -> Observation:
     """Lays evidence out for the input layers; asks once whether all or none is observed."""
-    mask = evidence.mask()
-    values = observed = None
-    if evidence.values is not None and evidence.observed is None:
+    mask, values, observed = evidence.observed, None, None
+    if evidence.values is not None and mask is None:
         values = evidence.values.long().T
     elif evidence.values is not None and mask is not None and bool(mask.any()):
         values = torch.where(mask, evidence.values, 0).long().T
@@ -140,11 +127,9 @@ def leaf_readings(
     """
     observation = observe(evidence, joint_batch_size(prepared, evidence), prepared.dtype)
     readings: dict[int, Reading] = {}
-    for i, layer in enumerate(plan.layers):
-        if not isinstance(layer, InputLayer):
-            continue
-        own = prepared.weights[i]
-        assert isinstance(own, Weights)
+    for i in plan.input_layers:
+        layer, own = plan.layers[i], prepared.weights[i]
+        assert isinstance(layer, InputLayer) and isinstance(own, Weights)
         if tables and i not in latent and _is_read_often(layer, own, observation):
             readings[i] = _table_reading(plan, layer, own, observation)
             continue
@@ -254,10 +239,14 @@ def _unobserved_values(
     if observation.log_potentials is None:
         folds, batch = len(layer.variables), observation.batch_size
         return weights.log_row_sums.expand(folds, batch, layer.num_units)
-    potentials = observation.log_potentials[index]
-    if observation.categories is None:
-        return _weighted_sums(potentials[..., : layer.num_categories], weights)
-    return _listed_values(weights, potentials, observation.categories[index])
+    # Not sliced where nothing is cut off: the gradient of a slice fills and copies all of it.
+    every = isinstance(index, slice)
+    potentials = observation.log_potentials if every else observation.log_potentials[index]
+    if observation.categories is not None:
+        return _listed_values(weights, potentials, observation.categories[index])
+    if potentials.shape[-1] > layer.num_categories:
+        potentials = potentials[..., : layer.num_categories]
+    return _weighted_sums(potentials, weights)
 
 
 def _fill_soft_rows(
@@ -317,58 +306,11 @@ def _listed_values(weights: Weights, potentials: Tensor, categories: Tensor) -> 
     exists = categories < weights.log.shape[-1]
     potentials = potentials.masked_fill(~exists, -torch.inf)
     categories = categories * exists
-    if _has_shared_table(weights) and not (torch.is_grad_enabled() and weights.log.requires_grad):
-        return _listed_by_bags(weights, potentials, categories)
+    if _has_shared_table(weights):
+        return listed_sums(weights, potentials, categories)
     folds, batch, listed = categories.shape
     log = weights.log.expand(folds, batch, -1, -1)
     at = categories[:, :, None, :].expand(folds, batch, log.shape[2], listed)
     # (F, B, 1, j) against (F, B, K, j): each row has its own columns.
     columns = Weights(log.gather(3, at))
     return log_matmul(potentials, columns)
-
-
-def _listed_by_bags(weights: Weights, potentials: Tensor, categories: Tensor) -> Tensor:
-    """As above for one shared table, without a copy of the listed columns."""
-    folds, batch, listed = categories.shape
-    e, top = shifted_exp(potentials.reshape(folds * batch, listed))
-    total: Tensor = _ListedTotals.apply(
-        e, weights.columns, categories.reshape(folds * batch, listed)
-    )
-    low = total.detach().amin(-1) <= weights.floor
-    out = total.masked_fill(low[:, None], 1.0).log() + top
-    if weights.shift is not None:
-        out = out + weights.shift[0, 0]
-    lost = low.nonzero()[:, 0]
-    if len(lost):
-        # Underflow is possible in these rows: redo them by gathering their columns.
-        log = weights.log[0, 0][:, categories.reshape(-1, listed)[lost]].transpose(0, 1)
-        rows = log_matmul(potentials.reshape(1, -1, listed)[:, lost], Weights(log[None]))
-        out = out.index_put((lost,), rows[0])
-    return out.view(folds, batch, -1)
-
-
-class _ListedTotals(torch.autograd.Function):
-    """sum_j e[n, j] columns[categories[n, j]], (N, K), for columns that are no one's result.
-
-    As `embedding_bag`, which it calls, but differentiable twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, e: Tensor, columns: Tensor, categories: Tensor) -> Tensor:
-        with torch.enable_grad():
-            ctx.e = e.detach().requires_grad_()
-            ctx.total = torch.nn.functional.embedding_bag(
-                categories, columns, per_sample_weights=ctx.e, mode="sum"
-            )
-        ctx.save_for_backward(columns, categories)
-        total: Tensor = ctx.total.detach()
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = gradients
-        columns, categories = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return (columns[categories] @ gradient[..., None])[..., 0], None, None
-        (found,) = torch.autograd.grad(ctx.total, ctx.e, gradient, retain_graph=True)
-        return found, None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -94,15 +95,40 @@ def prepare(
     # A circuit without parameters counts, which takes precision and little else.
     empty = torch.empty((), dtype=torch.float64, device=device)
     like = next(iter(parameters.values()), empty)
-    made: dict[WeightReference, AnyWeights] = {}
-    weights: dict[int, AnyWeights] = {}
-    for i, layer in enumerate(plan.layers):
-        if isinstance(layer, (ProductLayer, KroneckerLayer, SegmentProductLayer)):
-            continue
-        if layer.weights not in made:
-            made[layer.weights] = _weights(plan, layer, parameters, like)
-        weights[i] = made[layer.weights]
+    tables = _tables_of(plan)
+    made = [_weights(plan, layer, parameters, like) for layer in tables.distinct]
+    weights = {i: made[table] for i, table in tables.of_layers}
     return PreparedParameters(plan, weights, batch_size, like.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """The weights of a plan.
+
+    Attributes:
+        distinct: Layers, each with weights of its own.
+        of_layers: Layers with weights, and to which of these they are equal.
+    """
+
+    distinct: tuple[WeightedLayer, ...]
+    of_layers: tuple[tuple[int, int], ...]
+
+
+_TABLES: WeakKeyDictionary[Plan, _Tables] = WeakKeyDictionary()
+
+
+def _tables_of(plan: Plan) -> _Tables:
+    """Found once for each plan: of a long chain most layers have the same."""
+    if plan not in _TABLES:
+        distinct: dict[WeightReference, WeightedLayer] = {}
+        numbers: dict[WeightReference, int] = {}
+        of_layers = []
+        for i, layer in enumerate(plan.layers):
+            if not isinstance(layer, (ProductLayer, KroneckerLayer, SegmentProductLayer)):
+                distinct.setdefault(layer.weights, layer)
+                of_layers.append((i, numbers.setdefault(layer.weights, len(numbers))))
+        _TABLES[plan] = _Tables(tuple(distinct.values()), tuple(of_layers))
+    return _TABLES[plan]
 
 
 def _weights(

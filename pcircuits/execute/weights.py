@@ -17,6 +17,8 @@ from torch import Tensor
 
 # Terms lost to underflow are below K * tiny; totals above these floors outweigh them 1e9 times.
 _FLOOR = {torch.float32: 1e-25, torch.float64: 1e-280}
+# In a graph, above the root of the smallest number: a second gradient divides by their squares.
+_STEEP_FLOOR = {torch.float32: 1e-17, torch.float64: 1e-150}
 # Row maxima beyond this are taken out of the weights before they are exponentiated.
 _UNSHIFTED = 30.0
 # Entries recomputed at once: bounds the memory of the exact path.
@@ -33,6 +35,15 @@ class Weights:
     """
 
     log: Tensor
+
+    def detached(self) -> Weights:
+        """The same weights without their graph: what is cached in them ties no calls together."""
+        if not self.log.requires_grad:
+            return self
+        own = Weights(self.log.detach())
+        if "extremes" in self.__dict__:
+            own.__dict__["extremes"] = self.extremes
+        return own
 
     @cached_property
     def extremes(self) -> tuple[float, float]:
@@ -63,19 +74,6 @@ class Weights:
     def columns(self) -> Tensor:
         """(K, O) contiguous transpose of `linear`, for a table shared by all folds and examples."""
         return self.linear[0, 0].T.contiguous()
-
-    @cached_property
-    def categories(self) -> tuple[Tensor, Tensor]:
-        """(G * V, K) columns of an input's table as rows, and (G * V,) scales, float64.
-
-        The logarithms of a column are those of its row plus its scale; -inf for a row of zeros.
-        """
-        log = self.log.detach()
-        groups, _, units, categories = log.shape
-        top = log.amax(2, keepdim=True)
-        e = (log - top.clamp_min(torch.finfo(log.dtype).min)).exp_()
-        rows = e.transpose(2, 3).contiguous().view(groups * categories, units)
-        return rows, top.double().flatten()
 
     @cached_property
     def factor(self) -> Tensor:
@@ -129,6 +127,10 @@ class EdgeWeights:
     """
 
     log: Tensor
+
+    def detached(self) -> EdgeWeights:
+        """The same weights without their graph."""
+        return EdgeWeights(self.log.detach()) if self.log.requires_grad else self
 
     @property
     def bounded(self) -> bool:
@@ -261,6 +263,11 @@ def shifted_exp(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x - top).exp_(), top
 
 
+def floor_of(total: Tensor) -> float:
+    """Shifted totals up to this are recomputed."""
+    return (_STEEP_FLOOR if total.requires_grad else _FLOOR)[total.dtype]
+
+
 def _factor(table: Tensor) -> Tensor:
     return table[0, 0] if table.shape[:2] == (1, 1) else table
 
@@ -270,7 +277,7 @@ def _log_contract(
 ) -> tuple[Tensor, Step]:
     e, top = shifted_exp(x)
     total = contract(e, factor)
-    floor = _FLOOR[x.dtype]
+    floor = floor_of(total)
     if total.numel() == 0 or float(total.detach().amin()) > floor:
         return total.log().add_(top), Step(e, total)
     low = total.detach() <= floor

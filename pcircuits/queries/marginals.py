@@ -11,6 +11,7 @@ from torch import Tensor
 from pcircuits.compile.plan import InputLayer, Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters, forward, prepare_for
+from pcircuits.execute.choice import choose
 from pcircuits.execute.eager import all_values
 from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
@@ -151,11 +152,13 @@ def latent_marginals(
     """
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence).detach()
-    batch_size = joint_batch_size(prepared, evidence)
+    _check_nodes(plan, nodes)
     if not nodes:
         return {}
+    if _are_inputs(plan, nodes) and choose(plan, prepared, evidence).implementation == "fused":
+        return _input_posteriors(plan, prepared, evidence, nodes)
     with torch.enable_grad():
-        probes = _latent_probes(plan, prepared, nodes, batch_size)
+        probes = _latent_probes(plan, prepared, nodes, joint_batch_size(prepared, evidence))
         given = dict(evidence.latent_log_potentials or {})
         for names, probe in probes:
             for name, own in zip(names, probe.unbind(), strict=True):
@@ -171,14 +174,35 @@ def latent_marginals(
     return {name: by_name[name] for name in nodes}
 
 
+def _check_nodes(plan: Plan, nodes: Sequence[str]) -> None:
+    for name in nodes:
+        if name not in plan.places:
+            raise EvidenceError(f"the circuit has no node {name!r}; it has {list(plan.places)[:8]}")
+
+
+def _are_inputs(plan: Plan, nodes: Sequence[str]) -> bool:
+    return all(isinstance(plan.layers[plan.places[name][0]], InputLayer) for name in nodes)
+
+
+def _input_posteriors(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence, nodes: Sequence[str]
+) -> dict[str, Tensor]:
+    # Imported where it is used: numba takes a second to import.
+    from pcircuits.execute.fused.evaluation import input_posteriors
+
+    log_z, found = input_posteriors(plan, prepared, evidence)
+    require_possible(log_z)
+    by_layer = {layer: flow.unbind() for layer, flow in found.items()}
+    places = {name: plan.places[name] for name in nodes}
+    return {name: by_layer[layer][fold] for name, (layer, fold) in places.items()}
+
+
 def _latent_probes(
     plan: Plan, prepared: PreparedParameters, nodes: Sequence[str], batch_size: int
 ) -> list[tuple[list[str], Tensor]]:
     """Names of the nodes of a layer, and zero potentials (n, B, K) of them all."""
     by_layer: dict[int, list[str]] = {}
     for name in dict.fromkeys(nodes):
-        if name not in plan.places:
-            raise EvidenceError(f"the circuit has no node {name!r}; it has {list(plan.places)[:8]}")
         by_layer.setdefault(plan.places[name][0], []).append(name)
     like = _reference_tensor(prepared)
     return [

@@ -69,6 +69,7 @@ PATHS = [(impl, family) for impl in FAST for family in FAMILIES_OF.get(impl, ALL
 # Interpreted kernels take their time.
 SIZES_OF = {"triton": TINY}
 EXAMPLES_OF = {"triton": 3, "numba": 60}
+SOME_OF = {**FAMILIES_OF, "triton": ("chain", "tree of all pairs", "grid")}
 PLACES = st.sampled_from([embedded, strided])
 Place = Callable[[Tensor], Tensor]
 
@@ -110,17 +111,18 @@ def test_posteriors_equal_the_reference(family: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("impl", [INTERPRETED if name == "triton" else name for name in FAST])
+@pytest.mark.parametrize(
+    "impl", [INTERPRETED if name == "triton" else name for name in FAST if name != "fused"]
+)
 def test_an_irregular_circuit_of_many_edges(impl: str, precision: str) -> None:
     case, limits = many_edges_case(precision)
-    skip_if_it_does_not_apply(case, impl, PRECISIONS[precision])
     check(case, impl, PRECISIONS[precision], 0, place=embedded, limits=limits)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("impl", [name for name in FAST if name != "triton"])
 def test_any_number_of_threads_gives_the_same(impl: str, threads: int) -> None:
-    for case in some_cases(impl, batch=49):
+    for case in some_cases(impl, batch=33):
         with number_of_threads(threads):
             check(case, impl, FLOAT32, 0, place=embedded)
 
@@ -241,21 +243,15 @@ def many_edges_case(precision: str) -> tuple[Case, Allowed]:
     return case, exact(case, PRECISIONS[precision], results, 0)
 
 
-def skip_if_it_does_not_apply(case: Case, impl: str, precision: Precision) -> None:
-    reason = why_not(case, impl, precision)
-    if reason is not None:
-        pytest.skip(reason)
-
-
 def some_cases(impl: str, *, batch: int = 3, seed: int = 0) -> list[Case]:
-    """One case of every family that the implementation evaluates."""
+    """One case of every family in `SOME_OF`, or of all."""
     sizes, found = SIZES_OF.get(impl, ORDINARY), []
     makers = {
         name: (lambda make=make: make(random.Random(3), sizes)) for name, make in FAMILIES.items()
     }
     makers[SINGLE_NODES] = lambda: pc.from_networkx(random_graph(GraphSizes(300, 900, 6), seed=0))
     for name in makers:
-        if name in FAMILIES_OF.get(impl, ALL_FAMILIES):
+        if name in SOME_OF.get(impl, ALL_FAMILIES):
             circuit, chance = makers[name](), random.Random(seed)
             drawn = (random_case(circuit, batch, "mixed", chance, simple=True) for _ in range(20))
             found.append(next(case for case in drawn if why_not(case, impl, FLOAT32) is None))

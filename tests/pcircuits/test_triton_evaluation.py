@@ -68,7 +68,7 @@ def test_random_circuits_in_float64(case: Case) -> None:
 
 
 @given(case=cases())
-@settings(max_examples=20)
+@settings(max_examples=6)
 def test_random_circuits_in_float32(case: Case) -> None:
     check(case, "triton", FLOAT32, 0, place=embedded, evaluate=results)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from pcircuits.compile.plan import InputLayer, Plan
@@ -23,6 +25,22 @@ _LARGEST_FLOOR = 1e-6
 _MANY_VALUES = 1 << 15
 
 
+@dataclass(frozen=True, eq=False)
+class SumWeights:
+    """Weights of a program's sums, and what follows from their sizes.
+
+    Attributes:
+        tables: The tables.
+        against: What keeps sums with such weights from being computed in linear space.
+        floors: Of each run, (S,) what the sum of a product's row must reach for underflow not to
+            matter; nothing if there is something against it.
+    """
+
+    tables: tuple[AnyWeights, ...]
+    against: str | None
+    floors: tuple[np.ndarray, ...]
+
+
 def why_not(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> str | None:
     """What keeps a plan from being evaluated in linear space; None if nothing does."""
     program = program_of(plan)
@@ -31,7 +49,7 @@ def why_not(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> str
     for name in evidence.latent_log_potentials or {}:
         if not isinstance(plan.layers[plan.places[name][0]], InputLayer):
             return f"there are latent potentials of {name!r}, which is no input"
-    return against_weights(program, sum_weights(plan, prepared))
+    return sum_weights(program, prepared).against
 
 
 def has_many_values(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> bool:
@@ -42,34 +60,43 @@ def has_many_values(plan: Plan, prepared: PreparedParameters, evidence: Evidence
     return program.num_values * joint_batch_size(prepared, evidence) >= _MANY_VALUES
 
 
-def sum_weights(plan: Plan, prepared: PreparedParameters) -> dict[int, AnyWeights]:
-    """Layer -> weights, of all but the inputs."""
-    layers = plan.layers
-    return {i: w for i, w in prepared.weights.items() if not isinstance(layers[i], InputLayer)}
+_FOUND: WeakKeyDictionary[PreparedParameters, SumWeights] = WeakKeyDictionary()
 
 
-def against_weights(program: Program, weights: Mapping[int, AnyWeights]) -> str | None:
-    """What keeps sums with such weights from being computed in linear space."""
-    distinct = set(weights.values())
-    if any(own.log.device.type != "cpu" for own in distinct):
+def sum_weights(program: Program, prepared: PreparedParameters) -> SumWeights:
+    """Weights of all but the inputs; looked at once for the same parameters."""
+    found = _FOUND.get(prepared)
+    if found is None:
+        tables = tuple(prepared.weights[layer] for layer in program.tables)
+        against = _against(tables)
+        floors = () if against else _floors(program, tables)
+        if any(own[0] > _LARGEST_FLOOR for own in floors):
+            against = "the weights are of very different sizes"
+        found = _FOUND[prepared] = SumWeights(tables, against, floors)
+    return found
+
+
+def _against(tables: tuple[AnyWeights, ...]) -> str | None:
+    if any(own.log.device.type != "cpu" for own in tables):
         return "parameters are not on the CPU"
-    if any(own.log.shape[1] > 1 for own in distinct):
+    if any(own.log.shape[1] > 1 for own in tables):
         return "weights of sums are given per example"
-    if not all(own.bounded for own in distinct):
+    if not all(own.bounded for own in tables):
         return "some weight is zero or nearly so, or very large"
-    if max(floors_of(program, weights)) > _LARGEST_FLOOR:
-        return "the weights are of very different sizes"
     return None
 
 
-def floors_of(program: Program, weights: Mapping[int, AnyWeights]) -> list[float]:
-    """Of each sum, what the sum of a product's row must reach for underflow not to matter."""
-    distinct = [own for own in set(weights.values()) if isinstance(own, Weights)]
-    low = min(own.extremes[0] for own in distinct)
+def _floors(program: Program, tables: tuple[AnyWeights, ...]) -> tuple[np.ndarray, ...]:
+    extremes = [own.extremes for own in tables if isinstance(own, Weights)]
+    low = min(low for low, _ in extremes)
     # Products sum to one before they are mixed, so no value is above the largest weight.
-    high = max(0.0, *(own.extremes[1] for own in distinct))
-    smallest = torch.finfo(distinct[0].log.dtype).tiny / _LOST * math.exp(-low)
-    return [
-        0.0 if own.pairs else smallest * own.units[0] * math.exp(high * len(own.factors))
-        for own in program.sums
-    ]
+    high = max(0.0, *(high for _, high in extremes))
+    smallest = torch.finfo(tables[0].log.dtype).tiny / _LOST * math.exp(-low)
+    return tuple(
+        np.full(
+            len(run.sums), smallest * run.like.units[0] * math.exp(high * len(run.like.factors))
+        )
+        if not run.like.pairs
+        else np.zeros(1)
+        for run in program.runs
+    )

@@ -6,21 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import BackendError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.execute.fused.conditions import sum_weights, why_not
-from pcircuits.execute.fused.passes import Evaluation, gradients
+from pcircuits.execute.fused.backward import LeafFlows, gradients
+from pcircuits.execute.fused.conditions import SumWeights, sum_weights, why_not
+from pcircuits.execute.fused.forward import Evaluation, Kept
+from pcircuits.execute.fused.kernels import ADD, SET, SKIP
 from pcircuits.execute.fused.program import Program, program_of
+from pcircuits.execute.fused.rows import source_gradients
 from pcircuits.execute.inputs import Reading, latent_potentials, leaf_readings
 from pcircuits.execute.layers import evaluate
 from pcircuits.execute.prepare import PreparedParameters
 from pcircuits.execute.weights import AnyWeights
 
-__all__ = ["log_value", "why_not"]
+__all__ = ["input_posteriors", "log_value", "why_not"]
 
 
 def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> Tensor:
@@ -32,6 +36,42 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
     Raises:
         BackendError: If the plan has no program.
     """
+    call = _call(plan, prepared, evidence)
+    tensors = call.tensors()
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        value: Tensor = _Evaluation.apply(call, *tensors)
+        return value
+    return call.evaluation(call.sums.tables, keep=False).run()
+
+
+def input_posteriors(
+    plan: Plan, prepared: PreparedParameters, evidence: Evidence
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """(B,) log-values, and input layer -> (F, B, K) posteriors of its units; no gradient.
+
+    They are the gradient of the log-value with respect to the log-values of the inputs; zero where
+    the evidence is impossible. For what may be evaluated, see `log_value`.
+    """
+    call = _call(plan, prepared, evidence)
+    weights, program = call.detached(), call.program
+    evaluation = call.evaluation(weights, keep=True)
+    root = evaluation.run()
+    kept = evaluation.kept()
+    flows: dict[int, LeafFlows] = {}
+    for units, own in kept.inputs.items():
+        room = root.new_empty((len(own.rows), units))
+        flows[units] = LeafFlows(room, np.arange(len(room)), SET)
+    possible = (root > -torch.inf).to(root.dtype)
+    gradients(program, weights, kept, possible, flows, [False] * len(weights))
+    found: dict[int, Tensor] = {}
+    for units, layers in program.inputs.items():
+        sizes = [call.readings[i].num_rows for i in layers]
+        for i, own in zip(layers, flows[units].values.split(sizes), strict=True):
+            found[i] = own.view(-1, len(root), units)
+    return root, found
+
+
+def _call(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> _Call:
     program = program_of(plan)
     if program is None:
         raise BackendError(
@@ -39,39 +79,42 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
         )
     latent = latent_potentials(plan, prepared, evidence)
     readings = leaf_readings(plan, prepared, evidence, latent, tables=True)
-    weights = sum_weights(plan, prepared)
-    tensors = [reading.source for reading in readings.values()]
-    tensors += [own.log for own in _distinct(weights)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        value: Tensor = _Evaluation.apply(_Call(plan, program, readings, weights), *tensors)
-        return value
-    return Evaluation(program, readings, weights, keep=False).run()
+    return _Call(plan, program, readings, sum_weights(program, prepared))
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """What an evaluation is of. Its tensors: the sources of the inputs, then the log-weights."""
+    """What an evaluation is of."""
 
     plan: Plan
     program: Program
     readings: Mapping[int, Reading]
-    weights: Mapping[int, AnyWeights]
+    sums: SumWeights
 
-    def detached(self) -> dict[int, AnyWeights]:
-        """The weights without their graph: what is cached in them must not tie calls together."""
-        made = {
-            id(w): type(w)(w.log.detach()) if w.log.requires_grad else w
-            for w in _distinct(self.weights)
-        }
-        return {i: made[id(w)] for i, w in self.weights.items()}
+    def tensors(self) -> list[Tensor]:
+        """The sources of the inputs, then the log-weights."""
+        sources = [reading.source for reading in self.readings.values()]
+        return sources + [own.log for own in self.sums.tables]
+
+    def evaluation(self, weights: Sequence[AnyWeights], *, keep: bool) -> Evaluation:
+        """An evaluation with some form of the weights."""
+        return Evaluation(self.program, self.readings, weights, self.sums.floors, keep=keep)
+
+    def detached(self) -> list[AnyWeights]:
+        """The tables without their graph: what is cached in them must not tie calls together."""
+        return [own.detached() for own in self.sums.tables]
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
         """(B,) log-values by ordinary operations on the tensors."""
         sources = dict(zip(self.readings, tensors, strict=False))
         leaves = {i: reading.log(sources[i]) for i, reading in self.readings.items()}
-        logs = zip(_distinct(self.weights), tensors[len(sources) :], strict=True)
-        made = {id(w): type(w)(log) for w, log in logs}
-        weights = {i: made[id(w)] for i, w in self.weights.items()}
+        logs = zip(self.sums.tables, tensors[len(sources) :], strict=True)
+        made = [type(own)(log) for own, log in logs]
+        weights = {
+            own.layer: made[table]
+            for run in self.program.runs
+            for own, table in zip(run.sums, run.tables, strict=True)
+        }
         return evaluate(self.plan, leaves, {}, weights, False)[len(self.plan.layers) - 1][0, :, 0]
 
 
@@ -81,10 +124,10 @@ class _Evaluation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
         ctx.call, ctx.weights = call, call.detached()
-        evaluation = Evaluation(call.program, call.readings, ctx.weights, keep=True)
+        evaluation = call.evaluation(ctx.weights, keep=True)
         root = evaluation.run()
         ctx.impossible = root == -torch.inf
-        kept, ctx.unpack = evaluation.kept.pack()
+        kept, ctx.unpack = evaluation.kept().pack()
         # Saved, not stored: what an evaluation keeps is let go with the rest after the backward.
         ctx.save_for_backward(*tensors, *kept)
         return root
@@ -94,34 +137,36 @@ class _Evaluation(torch.autograd.Function):
         call: _Call = ctx.call
         # A root of -inf has a gradient of zero by convention; below sums it would come out so.
         gradient = incoming[0].masked_fill(ctx.impossible, 0.0)
-        distinct = _distinct(call.weights)
-        tensors = ctx.saved_tensors[: len(call.readings) + len(distinct)]
+        tensors = ctx.saved_tensors[: len(call.readings) + len(ctx.weights)]
         if torch.is_grad_enabled():
             return (None, *_differentiable_gradients(call, tensors, gradient))
         needed = ctx.needs_input_grad[1:]
-        kept = frozenset(i for i, asked in zip(call.readings, needed, strict=False) if asked)
-        asked_for = zip(distinct, needed[len(call.readings) :], strict=True)
-        keys = {id(w) for w, asked in asked_for if asked}
-        wanted = frozenset(i for i, w in call.weights.items() if id(w) in keys)
-        flows, logs = gradients(
+        asked = frozenset(i for i, own in zip(call.readings, needed, strict=False) if own)
+        kept = ctx.unpack(ctx.saved_tensors[len(tensors) :])
+        flows = _leaf_flows(call.program, kept, asked)
+        wanted = needed[len(call.readings) :]
+        logs = gradients(call.program, ctx.weights, kept, gradient, flows, wanted)
+        found = source_gradients(
             call.program,
             call.readings,
-            ctx.weights,
-            ctx.unpack(ctx.saved_tensors[len(tensors) :]),
-            gradient,
-            kept=kept,
-            wanted=wanted,
+            kept.inputs,
+            {units: own.values for units, own in flows.items()},
+            asked,
         )
-        of = {id(w): id(ctx.weights[i]) for i, w in call.weights.items()}
-        return (
-            None,
-            *(flows.get(i) for i in call.readings),
-            *(logs.get(of[id(w)]) for w in distinct),
-        )
+        return (None, *(found.get(i) for i in call.readings), *logs)
 
 
-def _distinct(weights: Mapping[int, AnyWeights]) -> list[AnyWeights]:
-    return list(dict.fromkeys(weights.values()))
+def _leaf_flows(program: Program, kept: Kept, asked: frozenset[int]) -> dict[int, LeafFlows]:
+    """Units -> room for the gradients of the inputs' rows, and what becomes of them."""
+    found = {}
+    for units, own in kept.inputs.items():
+        if asked.isdisjoint(program.inputs.get(units, ())):
+            found[units] = LeafFlows(own.values[:0], own.rows, SKIP)
+            continue
+        # Many examples may read the same row of a table.
+        room = torch.zeros_like(own.values) if own.in_table else torch.empty_like(own.values)
+        found[units] = LeafFlows(room, own.rows, ADD if own.in_table else SET)
+    return found
 
 
 def _differentiable_gradients(

@@ -16,12 +16,12 @@ import numpy as np
 Array = np.ndarray
 
 # Reordered sums are worth vector instructions; infinities and NaN keep their meaning.
-_compiled = nb.njit(
+compiled = nb.njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
 )
 
 
-@_compiled
+@compiled
 def multiply(
     leaves: Array,
     leaf_scales: Array,
@@ -34,6 +34,8 @@ def multiply(
     batch: int,
     floor: float,
     products: Array,
+    parts: Array,
+    start: int,
     out_scales: Array,
     first: int,
 ) -> int:
@@ -50,9 +52,11 @@ def multiply(
         factors: (n, F) folds of the factors, those of the inputs before those of the sums.
         batch: Examples of a fold.
         floor: Sums below it are those of rows that underflow may have spoilt.
-        products: (F * batch, K), filled.
-        out_scales: Filled with the products' scales, -inf where all is zero and NaN where the sum
-            was below the floor.
+        products: (P, K), of which F * batch rows are filled.
+        parts: (P,), filled likewise with what the rows were multiplied with; 0 where all is zero
+            and NaN where the sum was below the floor.
+        start: First row of both that is filled.
+        out_scales: Filled with the products' scales, -inf where all is zero and NaN as `parts`.
         first: First entry of `out_scales` that is filled.
 
     Returns:
@@ -61,40 +65,40 @@ def multiply(
     totals = np.empty(batch, values.dtype)
     count, lost = len(factors), 0
     for f in range(factors.shape[1]):
-        start = f * batch
+        at, to = start + f * batch, first + f * batch
         for n in range(count):
             place = factors[n, f]
             # Whole folds go to functions without a branch inside: a view of a row that is taken in
             # a branch is counted, which costs as much as the row.
             if place < leaf_folds:
-                at, source, scale_of, rows = place * batch, leaves, leaf_scales, leaf_rows
+                below, source, scale_of, rows = place * batch, leaves, leaf_scales, leaf_rows
             else:
-                at = (place - leaf_folds) * batch
+                below = (place - leaf_folds) * batch
                 source, scale_of, rows = values, scales, value_rows
             if n == 0:
-                _copy(source, scale_of, rows, at, products, start, totals, out_scales, first)
+                _copy(source, scale_of, rows, below, products, at, totals, out_scales, to)
             else:
-                _times(source, scale_of, rows, at, products, start, totals, out_scales, first)
-        lost += _finish(products, start, totals, floor, out_scales, first)
+                _times(source, scale_of, rows, below, products, at, totals, out_scales, to)
+        lost += _finish(products, parts, at, totals, floor, out_scales, to)
     return lost
 
 
-@_compiled
+@compiled
 def _copy(
     source: Array,
     scales: Array,
     rows: Array,
-    at: int,
+    below: int,
     products: Array,
-    start: int,
+    at: int,
     totals: Array,
     out_scales: Array,
-    first: int,
+    to: int,
 ) -> None:
     """Makes rows of a fold the first factors of products."""
     for b in range(len(totals)):
-        out, row = products[start + b], source[rows[at + b]]
-        out_scales[first + start + b] = scales[rows[at + b]]
+        out, row = products[at + b], source[rows[below + b]]
+        out_scales[to + b] = scales[rows[below + b]]
         total = products.dtype.type(0.0)
         for k in range(len(out)):
             out[k] = row[k]
@@ -102,22 +106,22 @@ def _copy(
         totals[b] = total
 
 
-@_compiled
+@compiled
 def _times(
     source: Array,
     scales: Array,
     rows: Array,
-    at: int,
+    below: int,
     products: Array,
-    start: int,
+    at: int,
     totals: Array,
     out_scales: Array,
-    first: int,
+    to: int,
 ) -> None:
     """Multiplies rows of a fold into products."""
     for b in range(len(totals)):
-        out, row = products[start + b], source[rows[at + b]]
-        out_scales[first + start + b] += scales[rows[at + b]]
+        out, row = products[at + b], source[rows[below + b]]
+        out_scales[to + b] += scales[rows[below + b]]
         total = products.dtype.type(0.0)
         for k in range(len(out)):
             term = out[k] * row[k]
@@ -126,23 +130,31 @@ def _times(
         totals[b] = total
 
 
-@_compiled
+@compiled
 def _finish(
-    products: Array, start: int, totals: Array, floor: float, out_scales: Array, first: int
+    products: Array,
+    parts: Array,
+    at: int,
+    totals: Array,
+    floor: float,
+    out_scales: Array,
+    to: int,
 ) -> int:
     """Divides products by their sums; the number of those that are below the floor."""
     lost = 0
     for b in range(len(totals)):
-        total, out = totals[b], products[start + b]
-        factor = products.dtype.type(0.0)
+        total, out = totals[b], products[at + b]
+        part = products.dtype.type(0.0)
         if total >= floor and total < np.inf:
-            out_scales[first + start + b] += math.log(total)
-            factor = products.dtype.type(1.0) / total
-        elif out_scales[first + start + b] != -np.inf:
-            out_scales[first + start + b] = np.nan
+            out_scales[to + b] += math.log(total)
+            part = products.dtype.type(1.0) / total
+        elif out_scales[to + b] != -np.inf:
+            out_scales[to + b] = np.nan
+            part = products.dtype.type(np.nan)
             lost += 1
+        parts[at + b] = part
         for k in range(len(out)):
-            out[k] *= factor
+            out[k] *= part
     return lost
 
 
@@ -150,79 +162,140 @@ def _finish(
 SKIP, SET, ADD = 0, 1, 2
 
 
-@_compiled
+@compiled
 def share(
-    gradient: Array,
+    back: Array,
     products: Array,
-    values: Array,
+    parts: Array,
+    start: int,
     factors: Array,
     places: Array,
     batch: int,
+    leaves: Array,
     leaf_rows: Array,
     leaf_folds: int,
     leaf_mode: int,
     leaf_flows: Array,
-    mode: int,
+    flow_rows: Array,
+    values: Array,
+    value_rows: Array,
     flows: Array,
 ) -> None:
     """Gives the gradients of elementwise products to their factors.
 
+    Of at most two factors each receives the gradient times the other; rows with the part NaN give
+    nothing to sums then. Of more, what they receive is divided by their own values.
+
     Args:
-        gradient: (F * batch, K) gradient with respect to the products as numbers; overwritten.
+        back: (F * batch, K) gradient with respect to the products as numbers.
         products: As in `multiply`.
-        values: (N, K) rows of sums.
-        factors: (n, F) folds of the factors.
+        parts: As in `multiply`.
+        start: As in `multiply`.
+        factors: As in `multiply`.
         places: (n, F) folds of the factors in `flows`.
-        batch: Examples of a fold.
+        batch: As in `multiply`.
+        leaves: As in `multiply`.
         leaf_rows: As in `multiply`.
         leaf_folds: As in `multiply`.
         leaf_mode: What becomes of the gradients of inputs.
-        leaf_flows: (R, K) gradients with respect to the logarithms of the inputs' rows.
-        mode: What becomes of those of sums.
+        leaf_flows: (R', K) gradients with respect to the logarithms of the inputs.
+        flow_rows: (leaf_folds * batch,) row of each fold and example in `leaf_flows`.
+        values: As in `multiply`; read only of sums that are multiplied with another sum.
+        value_rows: As in `multiply`.
         flows: (S, K) gradients with respect to sums as numbers.
     """
+    count = len(factors)
     for f in range(factors.shape[1]):
-        for b in range(batch):
-            r = f * batch + b
-            for k in range(values.shape[1]):
-                gradient[r, k] *= products[r, k]
-            for n in range(len(factors)):
-                at = factors[n, f] * batch + b
-                if factors[n, f] >= leaf_folds:
-                    at -= leaf_folds * batch
-                    place = (places[n, f] - leaf_folds) * batch + b
-                    _give_divided(gradient, r, values, at, mode, flows, place)
-                elif leaf_mode != SKIP:
-                    _give(gradient, r, leaf_mode, leaf_flows, leaf_rows[at])
+        own, at = back[f * batch : (f + 1) * batch], start + f * batch
+        for n in range(count):
+            place = factors[n, f]
+            if place < leaf_folds:
+                if leaf_mode != SKIP:
+                    _to_leaf(own, products, at, leaf_mode, leaf_flows, flow_rows, place * batch)
+                continue
+            to = (places[n, f] - leaf_folds) * batch
+            if count == 1:
+                _to_only(own, parts, at, flows, to)
+            elif count > 2:
+                below = (place - leaf_folds) * batch
+                _to_divided(own, products, at, values, below, flows, to)
+            elif factors[1 - n, f] < leaf_folds:
+                other = factors[1 - n, f] * batch
+                _times_other(own, parts, at, leaves, leaf_rows, other, flows, to)
+            else:
+                other = (factors[1 - n, f] - leaf_folds) * batch
+                _times_other(own, parts, at, values, value_rows, other, flows, to)
 
 
-@_compiled
-def _give(own: Array, r: int, mode: int, flows: Array, at: int) -> None:
+@compiled
+def _to_leaf(
+    back: Array,
+    products: Array,
+    at: int,
+    mode: int,
+    flows: Array,
+    rows: Array,
+    to: int,
+) -> None:
     if mode == SET:
-        for k in range(own.shape[1]):
-            flows[at, k] = own[r, k]
+        for b in range(len(back)):
+            own, row, flow = back[b], products[at + b], flows[rows[to + b]]
+            for k in range(len(own)):
+                flow[k] = own[k] * row[k]
     else:
-        for k in range(own.shape[1]):
-            flows[at, k] += own[r, k]
+        for b in range(len(back)):
+            own, row, flow = back[b], products[at + b], flows[rows[to + b]]
+            for k in range(len(own)):
+                flow[k] += own[k] * row[k]
 
 
-@_compiled
-def _give_divided(
-    own: Array, r: int, values: Array, at: int, mode: int, flows: Array, place: int
+@compiled
+def _times_other(
+    back: Array,
+    parts: Array,
+    at: int,
+    source: Array,
+    rows: Array,
+    other: int,
+    flows: Array,
+    to: int,
+) -> None:
+    """Gives the gradients of products of two to one of them."""
+    for b in range(len(back)):
+        part = parts[at + b]
+        if math.isnan(part):
+            continue
+        own, row, flow = back[b], source[rows[other + b]], flows[to + b]
+        for k in range(len(own)):
+            flow[k] = own[k] * row[k] * part
+
+
+@compiled
+def _to_only(back: Array, parts: Array, at: int, flows: Array, to: int) -> None:
+    for b in range(len(back)):
+        part = parts[at + b]
+        if math.isnan(part):
+            continue
+        own, flow = back[b], flows[to + b]
+        for k in range(len(own)):
+            flow[k] = own[k] * part
+
+
+@compiled
+def _to_divided(
+    back: Array, products: Array, at: int, values: Array, below: int, flows: Array, to: int
 ) -> None:
     """Divides by the values of a sum, which are all positive or, where impossible, all zero."""
-    if not values[at, 0] > 0.0:
-        if mode == SET:
-            flows[place, :] = 0.0
-    elif mode == SET:
-        for k in range(own.shape[1]):
-            flows[place, k] = own[r, k] / values[at, k]
-    else:
-        for k in range(own.shape[1]):
-            flows[place, k] += own[r, k] / values[at, k]
+    for b in range(len(back)):
+        own, row, value, flow = back[b], products[at + b], values[below + b], flows[to + b]
+        if value[0] > 0.0:
+            for k in range(len(value)):
+                flow[k] = own[k] * row[k] / value[k]
+        else:
+            flow[:] = 0.0
 
 
-@_compiled
+@compiled
 def normalise(values: Array, scales: Array, rows: Array, out: Array, out_scales: Array) -> None:
     """Given rows, divided by their sums, and their scales."""
     units = values.shape[1]
@@ -241,57 +314,17 @@ def normalise(values: Array, scales: Array, rows: Array, out: Array, out_scales:
             out[r, :] = 0.0
 
 
-@_compiled
-def all_pairs(left: Array, right: Array, out: Array) -> None:
-    """(R, I), (R, J) -> (R, I * J) outer products of rows."""
-    columns = right.shape[1]
-    for r in range(len(left)):
-        for i in range(left.shape[1]):
-            own = left[r, i]
-            for j in range(columns):
-                out[r, i * columns + j] = own * right[r, j]
-
-
-@_compiled
-def contract_pairs(
-    gradient: Array, left: Array, right: Array, left_flow: Array, right_flow: Array
-) -> None:
-    """Gives the gradients of all pairs to both sides.
-
-    Args:
-        gradient: (R, I * J) gradient with respect to the pairs as numbers; filled with the pairs.
-        left: (R, I).
-        right: (R, J).
-        left_flow: (R, I) filled with the gradient of the logarithms of `left`.
-        right_flow: (R, J) filled with that of `right`.
-    """
-    columns = right.shape[1]
-    for r in range(len(left)):
-        right_flow[r, :] = 0.0
-        for i in range(left.shape[1]):
-            own = left[r, i]
-            total = left.dtype.type(0.0)
-            first = i * columns
-            for j in range(columns):
-                pair = own * right[r, j]
-                flow = pair * gradient[r, first + j]
-                total += flow
-                right_flow[r, j] += flow
-                gradient[r, first + j] = pair
-            left_flow[r, i] = total
-
-
-@_compiled
-def give(flow: Array, rows: Array, mode: int, flows: Array) -> None:
-    """Gives (R, K) gradients of logarithms to given rows of inputs."""
-    for r in range(len(rows)):
-        _give(flow, r, mode, flows, rows[r])
-
-
-@_compiled
-def give_divided(
-    flow: Array, values: Array, first: int, mode: int, flows: Array, place: int
-) -> None:
-    """Gives (R, K) gradients of logarithms to the rows of a sum, from `first` and `place` on."""
-    for r in range(len(flow)):
-        _give_divided(flow, r, values, first + r, mode, flows, place + r)
+@compiled
+def transpose(source: Array, out: Array) -> None:
+    """(G, R, C) -> (G, C, R), by blocks of rows that stay in the cache."""
+    groups, rows, columns = source.shape
+    whole = rows - rows % 16
+    for g in range(groups):
+        for first in range(0, whole, 16):
+            for c in range(columns):
+                # So many that each is a vector; a bound that is not known here takes twice as long.
+                for r in range(16):
+                    out[g, c, first + r] = source[g, first + r, c]
+        for c in range(columns):
+            for r in range(whole, rows):
+                out[g, c, r] = source[g, r, c]

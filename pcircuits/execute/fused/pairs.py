@@ -1,7 +1,7 @@
-"""Sums over all pairs of two rows: pairs are made for a few rows at a time and never kept.
+"""Sums over all pairs of two rows: some pairs of some rows are made at a time, and never kept.
 
-A chunk of pairs stays in the cache between being made and being multiplied with the weights. The
-way back makes them once more.
+A block of pairs stays in the cache between being made and being multiplied with its weights, and so
+do these. The way back makes it once more.
 """
 
 from __future__ import annotations
@@ -12,25 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcircuits.execute.backward import WeightGradient
-from pcircuits.execute.fused.kernels import (
-    SKIP,
-    all_pairs,
-    contract_pairs,
-    give,
-    give_divided,
-    normalise,
-)
+from pcircuits.execute.fused.kernels import SKIP, normalise
+from pcircuits.execute.fused.pair_kernels import all_pairs, contract_pairs, give, give_divided
 from pcircuits.execute.fused.program import FusedSum
-from pcircuits.execute.fused.rows import InputRows
+from pcircuits.execute.fused.runs import Down
+from pcircuits.execute.fused.tables import TableGradient
 from pcircuits.execute.weights import Weights
 
-# What `kernels.multiply` and `kernels.share` take of the arenas of one number of units.
+# What `kernels.multiply` takes of the arenas of one number of units.
 ForwardArrays = tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray, np.ndarray, np.ndarray]
-BackwardArrays = tuple[np.ndarray, int, int, np.ndarray, int, np.ndarray]
 
-# Numbers of pairs at once: half of a common second-level cache.
-_CHUNK = 1 << 18
+# Rows at once, and numbers of pairs: half of a common second-level cache.
+_ROWS, _PAIRS = 256, 1 << 18
 
 
 def forward(
@@ -58,70 +51,81 @@ def forward(
             leaves, leaf_scales, leaf_rows, leaf_folds = arrays[units][:4]
             values, value_scales, value_rows = arrays[units][4:]
             if place < leaf_folds:
-                rows = leaf_rows[place * batch : (place + 1) * batch]
-                side, scale = _normalised(leaves, leaf_scales, rows)
+                at = leaf_rows[place * batch : (place + 1) * batch]
+                side, scale = _normalised(leaves, leaf_scales, at)
             else:
                 first = (place - leaf_folds) * batch
                 side, scale = _normalised(values, value_scales, value_rows[first : first + batch])
             sides.append(side)
             scales.append(scale)
         out_scales[fold * batch : (fold + 1) * batch] = scales[0] + scales[1]
-        rows_out, columns = out[fold * batch : (fold + 1) * batch], _of_fold(table, fold).T
-        for chunk, buffer in _chunks(own, batch, out.dtype):
-            all_pairs(sides[0][chunk], sides[1][chunk], buffer.numpy())
-            torch.mm(buffer, columns, out=rows_out[chunk])
+        rows_out, weights = out[fold * batch : (fold + 1) * batch], _of_fold(table, fold).t()
+        for rows, block, columns, buffer in _blocks(own, batch, out.dtype):
+            all_pairs(sides[0][rows, block], sides[1][rows], buffer.numpy())
+            rows_out[rows].addmm_(buffer, weights[columns], beta=float(block.start > 0))
 
 
 def backward(
     own: FusedSum,
     places: tuple[np.ndarray, np.ndarray],
-    inputs: Mapping[int, InputRows],
-    numbers: Mapping[int, np.ndarray],
-    arrays: Mapping[int, BackwardArrays],
+    down: Mapping[int, Down],
     table: Weights,
     u: Tensor,
-    collector: WeightGradient | None,
+    collector: TableGradient | None,
+    adds: bool,
 ) -> None:
     """Gives the gradient of a sum's values to the rows that it reads, and to its weights.
 
     Args:
         own: The sum.
         places: (2, F) places of the two factors, and of their gradients.
-        inputs: Units -> rows of the inputs.
-        numbers: Units -> (N, K) rows of the sums.
-        arrays: Units -> the last six arguments of `kernels.share`.
+        down: Units -> their arenas.
         table: The sum's weights.
         u: (F * B, O) gradient with respect to the sum's values as numbers.
         collector: What collects the gradient of the weights; None if it is not wanted.
+        adds: Whether something is there already.
     """
     batch = len(u) // own.num_folds
     for fold in range(own.num_folds):
-        sides, read = [], []
-        for units, place in zip(own.units, places[0][:, fold], strict=True):
-            leaf_rows, leaf_folds = arrays[units][:2]
-            first = (place - leaf_folds) * batch
-            leaf = bool(place < leaf_folds)
-            rows = leaf_rows[place * batch : (place + 1) * batch] if leaf else None
-            values = inputs[units].values.numpy() if leaf else numbers[units]
-            at = np.arange(first, first + batch) if rows is None else rows
-            sides.append(_normalised(values, np.zeros(len(values)), at)[0])
-            read.append((rows, first))
-        flows = [np.empty_like(side) for side in sides]
-        rows_u = u[fold * batch : (fold + 1) * batch]
-        for chunk, buffer in _chunks(own, batch, u.dtype):
-            torch.mm(rows_u[chunk], _of_fold(table, fold), out=buffer)
-            contract_pairs(
-                buffer.numpy(), *(side[chunk] for side in sides), *(flow[chunk] for flow in flows)
-            )
+        sides = [
+            _side(down[units], place, batch)
+            for units, place in zip(own.units, places[0][:, fold], strict=True)
+        ]
+        (left, right), rows_u = sides, u[fold * batch : (fold + 1) * batch]
+        flows = np.empty_like(left), np.zeros_like(right)
+        weights = _of_fold(table, fold)
+        for rows, block, columns, buffer in _blocks(own, batch, u.dtype):
+            torch.mm(rows_u[rows], weights[:, columns], out=buffer)
+            both = left[rows, block], right[rows]
+            contract_pairs(buffer.numpy(), *both, flows[0][rows, block], flows[1][rows])
             if collector is not None:
-                collector.linear_of(fold).addmm_(rows_u[chunk].T, buffer)
-        for n, (units, (rows, first), flow) in enumerate(zip(own.units, read, flows, strict=True)):
-            _, leaf_folds, leaf_mode, leaf_flows, mode, sum_flows = arrays[units]
-            if rows is None:
-                at_flow = (places[1][n, fold] - leaf_folds) * batch
-                give_divided(flow, numbers[units], first, mode, sum_flows, at_flow)
-            elif leaf_mode != SKIP:
-                give(flow, rows, leaf_mode, leaf_flows)
+                more = adds or rows.start > 0 or (fold > 0 and len(table.log) == 1)
+                tile = collector.tile(fold, columns)
+                tile.addmm_(rows_u[rows].t(), buffer, beta=float(more))
+        to = zip(own.units, *(part[:, fold] for part in places), flows, strict=True)
+        for units, place, flow_place, flow in to:
+            _give(down[units], place, flow_place, batch, flow)
+
+
+def _side(down: Down, place: int, batch: int) -> np.ndarray:
+    """(B, K) rows of a fold, divided by their sums."""
+    if place < down.leaf_folds:
+        values, rows = down.leaves, down.leaf_rows[place * batch : (place + 1) * batch]
+    else:
+        first = (place - down.leaf_folds) * batch
+        values, rows = down.values, down.value_rows[first : first + batch]
+    return _normalised(values, np.zeros(len(values)), rows)[0]
+
+
+def _give(down: Down, place: int, flow_place: int, batch: int, flow: np.ndarray) -> None:
+    """Gives (B, K) gradients of logarithms to the rows of a fold."""
+    if place < down.leaf_folds:
+        if down.leaf_mode != SKIP:
+            rows = down.flow_rows[place * batch : (place + 1) * batch]
+            give(flow, rows, down.leaf_mode, down.leaf_flows)
+        return
+    first, to = (place - down.leaf_folds) * batch, (flow_place - down.leaf_folds) * batch
+    give_divided(flow, down.values, first, down.flows, to)
 
 
 def _normalised(
@@ -134,14 +138,21 @@ def _normalised(
     return side, scale
 
 
-def _chunks(own: FusedSum, batch: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the examples, and room for their pairs."""
-    columns = own.units[0] * own.units[1]
-    size = min(batch, max(1, _CHUNK // columns))
-    buffer = torch.empty((size, columns), dtype=dtype)
-    for start in range(0, batch, size):
-        chunk = slice(start, min(start + size, batch))
-        yield chunk, buffer[: chunk.stop - chunk.start]
+def _blocks(
+    own: FusedSum, batch: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+    """Slices of the rows, of the left units, of their pairs, and room for these."""
+    left, right = own.units
+    num_rows = min(batch, _ROWS)
+    num_units = min(left, max(1, _PAIRS // (num_rows * right)))
+    room = torch.empty(num_rows * num_units * right, dtype=dtype)
+    for start in range(0, left, num_units):
+        block = slice(start, min(start + num_units, left))
+        columns = slice(block.start * right, block.stop * right)
+        for first in range(0, batch, num_rows):
+            rows = slice(first, min(first + num_rows, batch))
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            yield rows, block, columns, room[: shape[0] * shape[1]].view(shape)
 
 
 def _of_fold(table: Weights, fold: int) -> Tensor:

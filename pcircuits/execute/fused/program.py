@@ -2,7 +2,8 @@
 
 Values of all sums with the same number of units K lie one after the other in one array of rows,
 an arena. Sums read elementwise products of rows, or all pairs of two, so products are no layer of
-their own. A place counts folds: inputs of K units first, then the sums.
+their own. A place counts folds: inputs of K units first, then the sums. Every row is read once:
+what two sums read would meet again in a sum with two operands, and there is none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +23,7 @@ from pcircuits.compile.plan import (
     Plan,
     ProductLayer,
     SumLayer,
+    WeightReference,
     num_folds,
 )
 
@@ -54,16 +57,38 @@ class FusedSum:
 
 
 @dataclass(frozen=True, eq=False)
+class Run:
+    """Sums one after the other that are alike, so that one compiled call computes them.
+
+    Attributes:
+        sums: The sums; a single one if it reads pairs.
+        products: (S,) first folds of what they read in an arena of elementwise products.
+        tables: (S,) which of the program's tables their weights are.
+        adds: (S,) whether a later sum has the same one.
+    """
+
+    sums: tuple[FusedSum, ...]
+    products: np.ndarray
+    tables: np.ndarray
+    adds: np.ndarray
+
+    @property
+    def like(self) -> FusedSum:
+        """The first of them."""
+        return self.sums[0]
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Where values are kept.
 
     Attributes:
-        starts: Sum layer -> its first fold in its arena.
-        factors: Of each sum, the (n, F) places of its factors.
+        firsts: Of each run, the (S,) first folds of its sums in their arena.
+        factors: Of each run, the (S, n, F) places of its sums' factors.
         folds: Units -> folds of the arena.
     """
 
-    starts: Mapping[int, int]
+    firsts: tuple[np.ndarray, ...]
     factors: tuple[np.ndarray, ...]
     folds: Mapping[int, int]
 
@@ -74,20 +99,29 @@ class Program:
 
     Attributes:
         sums: The sum layers, each after those it reads; the last one is the root.
+        runs: The same in runs.
+        tables: Of each table of weights, a sum layer that has it.
         inputs: Units -> the input layers with so many, in the order of their places.
         input_folds: Units -> folds of these.
         kept: The layout in which every sum has a place of its own.
         reused: The layout in which a sum's place is free again after its last reader.
-        once: Whether every fold is read exactly once.
+        rereads: Whether the way down reads values of sums: what one of them is multiplied with
+            is an input, or nothing, in a chain.
+        product_folds: Units -> folds of an arena of all elementwise products.
+        product_folds_at_once: Units -> folds of one for those of a sum at a time.
         num_values: Values of all layers for one example.
     """
 
     sums: tuple[FusedSum, ...]
+    runs: tuple[Run, ...]
+    tables: tuple[int, ...]
     inputs: Mapping[int, tuple[int, ...]]
     input_folds: Mapping[int, int]
     kept: Layout
     reused: Layout
-    once: bool
+    rereads: bool
+    product_folds: Mapping[int, int]
+    product_folds_at_once: Mapping[int, int]
     num_values: int
 
 
@@ -116,14 +150,23 @@ def _program(plan: Plan) -> Program | None:
             inputs[layer.num_units] = (*inputs.get(layer.num_units, ()), i)
             starts[i] = count.get(layer.num_units, 0)
             count[layer.num_units] = starts[i] + num_folds(layer)
-    read = np.concatenate([own.factors.reshape(-1, 2) for own in sums])
+    input_layers = [i for layers in inputs.values() for i in layers]
+    tables = _tables(plan, sums)
+    runs, product_folds = _runs(sums, [tables[own.layer] for own in sums])
     return Program(
         sums=sums,
+        runs=runs,
+        tables=tuple({number: layer for layer, number in tables.items()}.values()),
         inputs=inputs,
         input_folds=count,
-        kept=_layout(sums, starts, count, reuse=False),
-        reused=_layout(sums, starts, count, reuse=True),
-        once=len(np.unique(read, axis=0)) == len(read),
+        kept=_layout(runs, starts, count, reuse=False),
+        reused=_layout(runs, starts, count, reuse=True),
+        rereads=any(_rereads(own, input_layers) for own in sums),
+        product_folds=product_folds,
+        product_folds_at_once={
+            units: max((own.num_folds for own in sums if own.units == (units,)), default=0)
+            for units in product_folds
+        },
         num_values=sum(
             num_folds(layer) * layer.num_units
             for layer in plan.layers
@@ -159,6 +202,49 @@ def _sums(plan: Plan) -> tuple[FusedSum, ...] | None:
     return tuple(sums)
 
 
+def _rereads(own: FusedSum, inputs: Sequence[int]) -> bool:
+    num_sums = (~np.isin(own.factors[..., 0], inputs)).sum(0).max()
+    return own.pairs or bool(num_sums > 1 or (num_sums == 1 and len(own.factors) > 2))
+
+
+def _tables(plan: Plan, sums: Sequence[FusedSum]) -> dict[int, int]:
+    """Sum layer -> number of its table of weights."""
+    numbers: dict[WeightReference, int] = {}
+    found = {}
+    for own in sums:
+        layer = plan.layers[own.layer]
+        assert isinstance(layer, SumLayer)
+        found[own.layer] = numbers.setdefault(layer.weights, len(numbers))
+    return found
+
+
+def _runs(
+    sums: Sequence[FusedSum], tables: Sequence[int]
+) -> tuple[tuple[Run, ...], dict[int, int]]:
+    """Runs, and how many folds of elementwise products there are for each K."""
+    alike = groupby(
+        enumerate(sums),
+        lambda own: (own[1].factors.shape, own[1].units, own[1].num_units, own[1].pairs and own[0]),
+    )
+    folds: dict[int, int] = {}
+    runs = []
+    for _, group in alike:
+        places, members = zip(*group, strict=True)
+        like = members[0]
+        first = folds.get(like.units[0], 0)
+        if not like.pairs:
+            folds[like.units[0]] = first + len(members) * like.num_folds
+        runs.append(
+            Run(
+                sums=members,
+                products=first + np.arange(len(members)) * like.num_folds,
+                tables=np.array([tables[n] for n in places]),
+                adds=np.array([tables[n] in tables[n + 1 :] for n in places]),
+            )
+        )
+    return tuple(runs), folds
+
+
 def _joined(
     factors: Mapping[int, np.ndarray | None],
     pairs: Mapping[int, tuple[int, ...]],
@@ -187,13 +273,14 @@ def _gathered(factors: Mapping[int, np.ndarray | None], operand: Operand) -> np.
 
 
 def _layout(
-    sums: Sequence[FusedSum],
+    runs: Sequence[Run],
     inputs: Mapping[int, int],
     input_folds: Mapping[int, int],
     *,
     reuse: bool,
 ) -> Layout:
     """Places of all sums, found in the order of evaluation; the first that is free and fits."""
+    sums = [own for run in runs for own in run.sums]
     last = {int(layer): n for n, own in enumerate(sums) for layer in np.unique(own.factors[..., 0])}
     starts: dict[int, int] = {}
     folds: dict[int, int] = {own.num_units: 0 for own in sums}
@@ -216,6 +303,8 @@ def _layout(
     offsets = np.zeros(max(first) + 1, dtype=np.int64)
     offsets[list(first)] = list(first.values())
     factors = tuple(
-        np.ascontiguousarray(offsets[own.factors[..., 0]] + own.factors[..., 1]) for own in sums
+        np.stack([offsets[own.factors[..., 0]] + own.factors[..., 1] for own in run.sums])
+        for run in runs
     )
-    return Layout(starts, factors, folds)
+    firsts = tuple(np.array([starts[own.layer] for own in run.sums]) for run in runs)
+    return Layout(firsts, factors, folds)

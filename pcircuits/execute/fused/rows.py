@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pcircuits.execute.fused.kernels import transpose
 from pcircuits.execute.fused.program import Program
 from pcircuits.execute.inputs import Reading
+from pcircuits.execute.weights import Weights
+
+# Tables whose least log-weight is above this are exponentiated as they are.
+_UNSHIFTED = -30.0
 
 
 @dataclass(frozen=True, eq=False)
 class InputRows:
-    """Inputs of K units as rows that are divided by their largest entry.
+    """Inputs of K units as rows in linear space.
 
     Attributes:
         values: (R, K) rows.
@@ -45,7 +51,7 @@ def input_rows(
 
 def _joined(readings: list[Reading]) -> InputRows:
     if len(readings) == 1 and readings[0].rows is not None:
-        table, tops = readings[0].table
+        table, tops = _table(readings[0])
         return InputRows(table, tops.numpy(), readings[0].rows.numpy(), in_table=True)
     parts, scales = zip(*map(_read, readings), strict=True)
     values = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -56,12 +62,41 @@ def _joined(readings: list[Reading]) -> InputRows:
 def _read(reading: Reading) -> tuple[Tensor, Tensor]:
     """(F * B, K) rows and their scales."""
     if reading.rows is not None:
-        table, tops = reading.table
+        table, tops = _table(reading)
         return table.index_select(0, reading.rows), tops.index_select(0, reading.rows)
     log = reading.source.detach().flatten(0, 1)
     top = log.amax(-1, keepdim=True)
     finite = top.clamp_min(torch.finfo(log.dtype).min)
     return (log - finite).exp_(), top[:, 0].double()
+
+
+_TABLES: WeakKeyDictionary[Weights, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+
+def _table(reading: Reading) -> tuple[Tensor, Tensor]:
+    """(G * V, K) columns of an input's table as rows, and (G * V,) scales, float64."""
+    assert reading.weights is not None, "there are rows to be read"
+    found = _TABLES.get(reading.weights)
+    if found is None:
+        found = _TABLES[reading.weights] = _exponentiated(reading.weights)
+    return found
+
+
+def _exponentiated(weights: Weights) -> tuple[Tensor, Tensor]:
+    log = weights.log.detach()
+    groups, _, units, categories = log.shape
+    table = log.new_empty((groups * categories, units))
+    _transpose(log, table.view(groups, 1, categories, units))
+    if float(table.amin()) > _UNSHIFTED:
+        return table.exp_(), torch.zeros(len(table), dtype=torch.float64)
+    top = table.amax(-1)
+    finite = top.clamp_min(torch.finfo(log.dtype).min)
+    return table.sub_(finite[:, None]).exp_(), top.double()
+
+
+def _transpose(source: Tensor, out: Tensor) -> None:
+    """Copies (G, 1, R, C) to (G, 1, C, R)."""
+    transpose(source[:, 0].numpy(), out[:, 0].numpy())
 
 
 def source_gradients(
@@ -76,10 +111,28 @@ def source_gradients(
     for units, layers in program.inputs.items():
         if inputs[units].in_table:
             (layer,) = layers
-            found[layer] = readings[layer].of_table(flows[units])
+            if layer in kept:
+                found[layer] = _of_table(readings[layer], flows[units])
             continue
         sizes = [readings[i].num_rows for i in layers]
         for layer, flow in zip(layers, flows[units].split(sizes), strict=True):
             if layer in kept:
-                found[layer] = readings[layer].gradient(flow)
-    return {layer: gradient for layer, gradient in found.items() if layer in kept}
+                found[layer] = _of_rows(readings[layer], flow)
+    return found
+
+
+def _of_rows(reading: Reading, flow: Tensor) -> Tensor:
+    """Gradient of a source from the (F * B, K) gradient of the log-values."""
+    if reading.rows is None:
+        return flow.view(reading.source.shape)
+    groups, _, units, categories = reading.source.shape
+    total = flow.new_zeros((groups * categories, units))
+    return _of_table(reading, total.index_add_(0, reading.rows, flow))
+
+
+def _of_table(reading: Reading, flow: Tensor) -> Tensor:
+    """Gradient of a source from the (G * V, K) gradient of the rows of its table."""
+    groups, _, units, categories = reading.source.shape
+    out = flow.new_empty(reading.source.shape)
+    _transpose(flow.view(groups, 1, categories, units), out)
+    return out

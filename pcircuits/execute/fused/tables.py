@@ -1,0 +1,77 @@
+"""Tables of weights as compiled code takes them, and the gradients of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcircuits.execute.weights import AnyWeights, Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Tables of weights in linear space, by address.
+
+    Attributes:
+        addresses: (T,) of each table.
+        strides: (T,) bytes from one fold's table to the next; 0 where all folds have one.
+        held: What is at the addresses.
+    """
+
+    addresses: np.ndarray
+    strides: np.ndarray
+    held: tuple[Tensor, ...]
+
+    @classmethod
+    def upwards(cls, weights: Sequence[AnyWeights]) -> Tables:
+        """(K, O) tables that all folds have, or (F, O, K), as `runs.ascend` takes them."""
+        return cls._of(
+            [own.columns if own.factor.ndim == 2 else _factor(own) for own in _dense(weights)]
+        )
+
+    @classmethod
+    def downwards(cls, weights: Sequence[AnyWeights]) -> Tables:
+        """(O, K) tables that all folds have, or (F, O, K), as `runs.descend` takes them."""
+        return cls._of([_factor(own) for own in _dense(weights)])
+
+    @classmethod
+    def _of(cls, held: list[Tensor]) -> Tables:
+        strides = [0 if own.ndim == 2 else own.stride(0) * own.itemsize for own in held]
+        return cls(np.array([own.data_ptr() for own in held]), np.array(strides), tuple(held))
+
+
+def _dense(weights: Sequence[AnyWeights]) -> Iterator[Weights]:
+    for own in weights:
+        assert isinstance(own, Weights)
+        yield own
+
+
+def _factor(weights: Weights) -> Tensor:
+    return weights.factor.contiguous()
+
+
+class TableGradient:
+    """Gradient of one table, in linear space until all is added up."""
+
+    def __init__(self, weights: AnyWeights) -> None:
+        assert isinstance(weights, Weights)
+        self._factor, self._shape = _factor(weights), weights.log.shape
+        self._linear = torch.empty_like(self._factor)
+
+    @property
+    def address(self) -> int:
+        """Where it is, in the layout of `Tables.downwards`."""
+        return self._linear.data_ptr()
+
+    def tile(self, fold: int, columns: slice) -> Tensor:
+        """(O, n) gradient of some columns of a fold's table."""
+        own = self._linear if self._linear.ndim == 2 else self._linear[fold, 0]
+        return own[:, columns]
+
+    def total(self) -> Tensor:
+        """(G, 1, O, K) gradient with respect to the log-weights."""
+        return self._linear.mul_(self._factor).view(self._shape)

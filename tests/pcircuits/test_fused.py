@@ -1,0 +1,227 @@
+"""Linear space on the CPU: rows that underflow, what is refused, and what its way down gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+from numba.extending import get_cython_function_address
+from torch import Tensor
+
+import pcircuits as pc
+from pcircuits.errors import BackendError, EvidenceError
+from pcircuits.execute.fused import blas
+from pcircuits.execute.fused.forward import Evaluation
+
+Parameters = dict[str, Tensor]
+
+
+@pytest.mark.parametrize("family", ["chain", "tree", "pairs"])
+def test_rows_that_underflow_are_computed_exactly(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Factors that are large at different units: no unit of a product survives in float32."""
+    plan, parameters, values = sharp_inputs(family)
+    rows = count_calls(monkeypatch, "_compute_exactly")
+    found = value_and_gradients(plan, parameters, values, "fused")
+    assert rows or family == "pairs", "nothing underflowed, so nothing was tested"
+    double = {name: own.double() for name, own in parameters.items()}
+    expected = value_and_gradients(plan, double, values, "reference")
+    for name, own in expected.items():
+        torch.testing.assert_close(found[name].double(), own, rtol=2e-5, atol=2e-5, msg=name)
+
+
+def test_impossible_evidence_is_minus_infinity_with_gradient_zero() -> None:
+    plan, parameters, values = sharp_inputs("chain")
+    parameters["emission"][:, values[0, 1]] = -torch.inf
+    found = value_and_gradients(plan, parameters, values, "fused")
+    assert found["value"][0] == -torch.inf
+    only = value_and_gradients(plan, parameters, values[:1], "fused")
+    assert all(bool((only[name] == 0).all()) for name in parameters)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda p: {**p, "transition": with_entry(p["transition"], -torch.inf)}, "zero or nearly"),
+        (lambda p: {**p, "transition": p["transition"] - 200.0}, "very large"),
+        (lambda p: {**p, "transition": p["transition"][None].repeat(4, 1, 1)}, "per example"),
+        (lambda p: {**p, "transition": with_entry(p["transition"], -54.0)}, "different sizes"),
+    ],
+)
+def test_it_says_why_not(change: Callable[[Parameters], Parameters], reason: str) -> None:
+    plan = pc.compile_circuit(pc.families.hmm(3, 4, 5))
+    parameters = change(pc.random_parameters(plan, seed=0))
+    values = torch.zeros(4, 3, dtype=torch.long)
+    with pytest.raises(BackendError, match=reason):
+        pc.forward(plan, parameters, pc.Evidence(values), impl="fused")
+
+
+def test_it_refuses_potentials_of_sums_and_other_layers() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(3, 4, 5))
+    parameters = pc.random_parameters(plan, seed=0)
+    evidence = pc.Evidence(latent_log_potentials={"step_0": torch.zeros(2, 4)})
+    with pytest.raises(BackendError, match="'step_0', which is no input"):
+        pc.forward(plan, parameters, evidence, impl="fused")
+    mixed = pc.compile_circuit(pc.families.gated_hmm(3, 4, 5))
+    parameters = pc.random_parameters(mixed, seed=0)
+    with pytest.raises(BackendError, match="is not a sum over products"):
+        pc.forward(mixed, parameters, pc.Evidence(torch.zeros(1, 3).long()), impl="fused")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [50.0, 44.0, 180.0])
+def test_second_gradients_where_a_total_is_tiny(dtype: torch.dtype, distance: float) -> None:
+    """The larger child has the smaller weight: the shifted total is exp(-distance)."""
+    first, second = (pc.Input(0, num_units=1, num_categories=2, name=name) for name in "ab")
+    plan = pc.compile_circuit(pc.Circuit(pc.Sum(first, second, num_units=1, parameter="w")))
+    half = torch.full((1, 2), 0.5, dtype=dtype).log()
+    evidence = pc.Evidence(latent_log_potentials={"b": torch.full((1, 1), -distance, dtype=dtype)})
+    weights = torch.tensor([-distance, 0.0], dtype=dtype, requires_grad=True)
+    value = pc.forward(plan, {"a": half, "b": half, "w": weights}, evidence, impl="eager")
+    (gradient,) = torch.autograd.grad(value.sum(), weights, create_graph=True)
+    (second_gradient,) = torch.autograd.grad(gradient[0], weights)
+    torch.testing.assert_close(second_gradient, torch.tensor([0.25, -0.25], dtype=dtype))
+
+
+def test_posteriors_of_inputs_are_those_of_the_general_way() -> None:
+    """One way down gives them; the other is the gradient for potentials of the same nodes."""
+    plan = pc.compile_circuit(pc.families.hmm(6, 64, 9))
+    parameters = pc.random_parameters(plan, seed=3)
+    values = torch.randint(9, (100, 6), generator=torch.Generator().manual_seed(0))
+    observed = torch.rand(100, 6, generator=torch.Generator().manual_seed(1)) < 0.5
+    names = ["state_4", "state_0", "state_5"]
+    for evidence in (pc.Evidence(values), pc.Evidence(values, observed)):
+        assert pc.choose_implementation(plan, parameters, evidence).implementation == "fused"
+        found = pc.queries.latent_marginals(plan, parameters, evidence, names)
+        probes = {name: torch.zeros(100, 64, requires_grad=True) for name in names}
+        given = pc.Evidence(evidence.values, evidence.observed, latent_log_potentials=probes)
+        total = pc.forward(plan, parameters, given, impl="eager").sum()
+        expected = torch.autograd.grad(total, list(probes.values()))
+        assert list(found) == names
+        for name, own in zip(names, expected, strict=True):
+            torch.testing.assert_close(found[name], own, rtol=1e-4, atol=1e-6)
+
+
+def test_posteriors_with_potentials_and_without_gradients() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(4, 3, 5))
+    parameters = pc.random_parameters(plan, seed=0)
+    values = torch.zeros(2, 4, dtype=torch.long)
+    given = torch.tensor([[0.0, 1.0, -1.0]]).repeat(2, 1)
+    evidence = pc.Evidence(values, latent_log_potentials={"state_0": given})
+    with torch.no_grad():
+        assert pc.queries.latent_marginals(plan, parameters, evidence, []) == {}
+        found = pc.queries.latent_marginals(plan, parameters, evidence, ["state_0", "step_0"])
+    without = pc.queries.latent_marginals(plan, parameters, pc.Evidence(values), ["state_0"])
+    expected = (without["state_0"] * given.exp()).log().softmax(-1)
+    torch.testing.assert_close(found["state_0"], expected)
+    torch.testing.assert_close(found["step_0"].sum(-1), torch.ones(2))
+    with pytest.raises(EvidenceError, match="no node 'nobody'"):
+        pc.queries.latent_marginals(plan, parameters, evidence, ["nobody"])
+
+
+@pytest.mark.parametrize("impl", ["eager", "fused"])
+def test_listed_categories_give_the_gradient_of_a_shared_table(impl: str) -> None:
+    """That of the same potentials written for all categories; and so do second gradients."""
+    plan = pc.compile_circuit(pc.families.hmm(3, 4, 7))
+    parameters = {n: p.double() for n, p in pc.random_parameters(plan, seed=1).items()}
+    generator = torch.Generator().manual_seed(0)
+    categories = torch.rand(5, 3, 7, generator=generator).argsort(-1)[..., :3]
+    potentials = torch.randn(5, 3, 3, generator=generator, dtype=torch.float64)
+    everywhere = torch.full((5, 3, 7), -torch.inf, dtype=torch.float64)
+    dense = everywhere.scatter(2, categories, potentials)
+    listed = second_gradients(
+        plan, parameters, pc.Evidence(None, None, potentials, None, categories), impl
+    )
+    expected = second_gradients(plan, parameters, pc.Evidence(log_potentials=dense), "reference")
+    for own, other in zip(listed, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("brought_by", ["PyTorch", "SciPy"])
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True)])
+def test_compiled_code_multiplies_matrices(
+    dtype: torch.dtype, brought_by: str, transposed: tuple[bool, bool]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.randn(shape[::-1] if turned else shape, generator=generator, dtype=dtype)
+        for shape, turned in zip([(5, 3), (3, 4)], transposed, strict=True)
+    )
+    out = torch.ones(5, 4, dtype=dtype)
+    name = {torch.float32: "sgemm", torch.float64: "dgemm"}[dtype]
+    scipy = get_cython_function_address("scipy.linalg.cython_blas", name)
+    routine = blas.address_of(dtype) if brought_by == "PyTorch" else scipy
+    blas.multiply_matrices(
+        *(routine, left.data_ptr(), transposed[0], right.data_ptr(), transposed[1]),
+        *(out.data_ptr(), 5, 3, 4, np.array([1.0, 2.0], out.numpy().dtype)),
+        np.empty(blas.SIZES, np.int64),
+    )
+    sides = [
+        own.T if turned else own for own, turned in zip((left, right), transposed, strict=True)
+    ]
+    torch.testing.assert_close(out, sides[0] @ sides[1] + 2.0)
+
+
+# Helpers of this file.
+
+
+def sharp_inputs(family: str) -> tuple[pc.Plan, Parameters, Tensor]:
+    """Inputs whose units differ by hundreds of nats."""
+    circuit = {
+        "chain": lambda: pc.families.hmm(6, 5, 7),
+        "tree": lambda: pc.families.binary_tree(4, 5, 7),
+        "pairs": lambda: pc.families.binary_tree(4, 5, 7, product="kronecker"),
+    }[family]()
+    plan = pc.compile_circuit(circuit)
+    parameters = pc.random_parameters(plan, seed=0)
+    tables = [n for n, p in parameters.items() if p.shape[-1] == 7]
+    sharp = {n: (300.0 * parameters[n]).log_softmax(-1) for n in tables}
+    if family == "chain":
+        # A step's values are at least its weights: these are as small as they may be.
+        moves = (100.0 * parameters["transition"]).log_softmax(-1)
+        sharp["transition"] = moves.clamp_min(-45.0)
+    values = torch.randint(7, (9, plan.num_variables), generator=torch.Generator().manual_seed(0))
+    return plan, {**parameters, **sharp}, values
+
+
+def with_entry(table: Tensor, log_weight: float) -> Tensor:
+    changed = table.clone()
+    changed[0, 0] = log_weight
+    return changed
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """A list that grows with every call of a method of an evaluation."""
+    calls: list[object] = []
+    method = getattr(Evaluation, name)
+
+    def counted(self: Evaluation, *arguments: object) -> object:
+        calls.append(arguments)
+        return method(self, *arguments)
+
+    monkeypatch.setattr(Evaluation, name, counted)
+    return calls
+
+
+def value_and_gradients(
+    plan: pc.Plan, parameters: Mapping[str, Tensor], values: Tensor, impl: str
+) -> dict[str, Tensor]:
+    leaves = {name: own.clone().requires_grad_() for name, own in parameters.items()}
+    value = pc.forward(plan, leaves, pc.Evidence(values), impl=impl)
+    gradients = torch.autograd.grad(value.sum(), list(leaves.values()))
+    return {"value": value.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def second_gradients(
+    plan: pc.Plan, parameters: Mapping[str, Tensor], evidence: pc.Evidence, impl: str
+) -> list[Tensor]:
+    """First gradients, and those of their squares' sum."""
+    leaves = [own.clone().requires_grad_() for own in parameters.values()]
+    value = pc.forward(plan, dict(zip(parameters, leaves, strict=True)), evidence, impl=impl)
+    first = torch.autograd.grad(value.sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum((own**2).sum() for own in first), leaves)
+    return [own.detach() for own in (*first, *second)]
