@@ -94,3 +94,44 @@ def corrupt(
         ratio=ratio,
         candidates=candidate.sum(dim=1),
     )
+
+
+@dataclass(frozen=True)
+class WindowTask:
+    """How text becomes the circuit's task: what is masked, and where its window lies.
+
+    Attributes:
+        window: Tokens W that the circuit couples.
+        block_length: Tokens that a window with a prompt may have masked, at its end.
+        mask_id: The id of a masked token.
+        prompt_fraction: Share of sequences of which only the last block is masked.
+    """
+
+    window: int
+    block_length: int
+    mask_id: int
+    prompt_fraction: float
+
+    def draw(self, sequences: Tensor, generator: torch.Generator) -> tuple[CorruptedBatch, Tensor]:
+        """Corrupts sequences and chooses windows: at the end after a prompt, else anywhere.
+
+        Args:
+            sequences: (B, L) clean ids, L >= W.
+            generator: Source of mask ratios, masks and windows.
+
+        Returns:
+            The corrupted sequences, and (B,) the first position of each one's window.
+        """
+        count, length = sequences.shape
+        prompted = prompted_rows(count, self.prompt_fraction)
+        batch = corrupt(
+            sequences,
+            stratified_ratios(count, generator),
+            prompted,
+            block_length=self.block_length,
+            mask_id=self.mask_id,
+            generator=generator,
+        )
+        latest = length - self.window
+        anywhere = torch.randint(0, latest + 1, (count,), generator=generator)
+        return batch, torch.where(prompted, latest, anywhere)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codd.errors import ConfigError
 from codd.model import CoupledModel
-from codd.training.corruption import CorruptedBatch, corrupt, prompted_rows, stratified_ratios
+from codd.training.corruption import CorruptedBatch, WindowTask
 from codd.training.loop import Group, Outcome, Schedule, optimise, step_seed
 from codd.training.windows import sample_windows
 
@@ -86,12 +86,12 @@ def train_coupling(
         CheckpointError: If `folder` holds a checkpoint of another run.
     """
     groups = _groups(model, training)
-    length = model.max_length
+    length, task = model.max_length, _task(model, training)
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step_seed(schedule.seed, step))
         windows = sample_windows(train, length, training.batch_size, generator)
-        return coupling_loss(model, *_draw(model, windows, training, generator), training)
+        return coupling_loss(model, *task.draw(windows, generator), training)
 
     def validate() -> float:
         generator = torch.Generator().manual_seed(schedule.seed)
@@ -99,7 +99,7 @@ def train_coupling(
         chosen = valid[torch.randperm(len(valid), generator=generator)[:count]]
         losses = []
         for part in chosen.split(training.batch_size):
-            drawn = _draw(model, part, training, generator)
+            drawn = task.draw(part, generator)
             losses.append(float(coupling_loss(model, *drawn, training)) * len(part))
         return sum(losses) / count
 
@@ -140,23 +140,8 @@ def coupling_loss(
     return -(log_prob / masked.clamp_min(1)).mean()
 
 
-def _draw(
-    model: CoupledModel, windows: Tensor, training: CouplingTraining, generator: torch.Generator
-) -> tuple[CorruptedBatch, Tensor]:
-    """Corrupted sequences and windows: at the end after a prompt, else anywhere."""
-    count, length = windows.shape
-    prompted = prompted_rows(count, training.prompt_fraction)
-    batch = corrupt(
-        windows,
-        stratified_ratios(count, generator),
-        prompted,
-        block_length=model.block,
-        mask_id=model.mask_id,
-        generator=generator,
-    )
-    latest = length - model.window
-    anywhere = torch.randint(0, latest + 1, (count,), generator=generator)
-    return batch, torch.where(prompted, latest, anywhere)
+def _task(model: CoupledModel, training: CouplingTraining) -> WindowTask:
+    return WindowTask(model.window, model.block, model.mask_id, training.prompt_fraction)
 
 
 def _groups(model: CoupledModel, training: CouplingTraining) -> list[Group]:

@@ -359,16 +359,23 @@ def checkpoint_of(
         if found != expected:
             raise CheckpointError(
                 f"{folder}: the checkpoint belongs to another run: "
-                f"{_difference(name, expected, found)}"
+                f"{first_difference(name, expected, found)}"
             )
     return checkpoint
 
 
-def _difference(name: str, expected: Any, found: Any) -> str:
+def first_difference(name: str, expected: Any, found: Any) -> str:
+    """Says where two JSON values differ first.
+
+    Args:
+        name: What they are.
+        expected: One of them.
+        found: The other.
+    """
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in sorted({*expected, *found}):
             if expected.get(key) != found.get(key):
-                return _difference(f"{name}.{key}", expected.get(key), found.get(key))
+                return first_difference(f"{name}.{key}", expected.get(key), found.get(key))
     return f"{name}: expected {_short(expected)}, found {_short(found)}"
 
 

@@ -129,7 +129,7 @@ def _gathered_products(x: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     num, listed = rows.shape
     first, bag = _bags(num, listed, rows.device)
     found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x, table, rows.reshape(-1), first, bag, 0
+        x, table, rows.reshape(-1).contiguous(), first, bag, 0
     )
     return found.view(num, listed)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.queries import Conditioner
+from pcircuits.queries.path import path_of
 from tests.support.circuits import SEEDS
 from tests.support.enumeration import enumerate_worlds
 from tests.support.evidence import Case, cases
+from tests.support.odd_cases import FAMILIES, Sizes, odd_cases
+
+SIZES = Sizes((1, 3, 5), (1, 2, 3), (2, 3, 5), (1, 2, 3), 5)
 
 
 def evidence_by_now(found: Conditioner, begin: pc.Evidence) -> pc.Evidence:
@@ -26,6 +32,10 @@ def evidence_by_now(found: Conditioner, begin: pc.Evidence) -> pc.Evidence:
         begin.latent_log_potentials,
         every(begin.categories),
     )
+
+
+def log_value_of(case: Case) -> Tensor:
+    return pc.forward(pc.compile_circuit(case.circuit), case.parameters, case.evidence)
 
 
 def expected_rows(case: Case, plan: pc.Plan, evidence: pc.Evidence) -> Tensor:
@@ -49,6 +59,48 @@ def expected_rows(case: Case, plan: pc.Plan, evidence: pc.Evidence) -> Tensor:
 @given(cases(), SEEDS)
 def test_random_circuits_in_random_order(case: Case, seed: int) -> None:
     """Every kind of layer, evidence and parameters; rows fix different variables, or none."""
+    compare_in_random_order(case, seed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(deadline=None, max_examples=15)
+@given(data=st.data(), seed=SEEDS)
+def test_families_in_random_order(family: str, data: st.DataObject, seed: int) -> None:
+    """The same of what people build: chains have a way of their own."""
+    case = data.draw(odd_cases(family, SIZES))
+    assume(bool((log_value_of(case) > -torch.inf).all()))
+    compare_in_random_order(case, seed)
+
+
+@pytest.mark.parametrize("homogeneous", [True, False])
+def test_chains_are_evaluated_as_chains(homogeneous: bool) -> None:
+    chain = pc.families.hmm(5, 3, 4, homogeneous=homogeneous)
+    tree = pc.families.binary_tree(5, 3, 4)
+    assert path_of(pc.compile_circuit(chain)) is not None
+    assert path_of(pc.compile_circuit(tree)) is None
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), seed=SEEDS)
+def test_a_chain_from_either_end(data: st.DataObject, seed: int) -> None:
+    """One marginal after each token, which is all that is computed."""
+    case = data.draw(odd_cases("chain", SIZES))
+    assume(bool((log_value_of(case) > -torch.inf).all()))
+    plan, rng = pc.compile_circuit(case.circuit), random.Random(seed)
+    found = Conditioner(plan, case.parameters, case.evidence)
+    order = range(plan.num_variables)
+    for variable in order if rng.random() < 0.5 else reversed(order):
+        evidence = evidence_by_now(found, case.evidence)
+        if not bool((pc.forward(plan, case.parameters, evidence) > -torch.inf).all()):
+            return
+        at = torch.full((found.batch_size,), variable)
+        expected = expected_rows(case, plan, evidence)[:, variable]
+        torch.testing.assert_close(found.marginal(at), expected, rtol=1e-8, atol=1e-10)
+        found.fix(at, torch.full_like(at, rng.randrange(case.circuit.categories[variable])))
+
+
+def compare_in_random_order(case: Case, seed: int) -> None:
+    """Compares values and marginals with whole evaluations while variables are fixed."""
     plan, rng = pc.compile_circuit(case.circuit), random.Random(seed)
     found = Conditioner(plan, case.parameters, case.evidence)
     batch, length = found.batch_size, plan.num_variables
