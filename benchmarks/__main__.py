@@ -20,7 +20,7 @@ from benchmarks.compare import Settings, run_compare
 from benchmarks.decoding_step import run_decoding_step
 from benchmarks.density_command import add_density, run_density
 from benchmarks.execution import WrongResultError, run_execution
-from benchmarks.irregular import run_irregular
+from benchmarks.irregular import Comparison, run_irregular
 from benchmarks.options import json_file, positive
 from benchmarks.peers import PEERS
 from benchmarks.report import Report, markdown, write_folder, write_report
@@ -137,7 +137,16 @@ def _decoding_step(options: argparse.Namespace) -> Report:
 
 
 def _irregular(options: argparse.Namespace) -> Report:
-    return run_irregular(rounds=options.rounds, say=_say)
+    comparison = Comparison(edges=tuple(sorted(options.edges)), limit=options.limit)
+    return run_irregular(comparison, rounds=options.rounds, say=_say)
+
+
+def _irregular_options(parser: argparse.ArgumentParser) -> None:
+    own = Comparison()
+    parser.add_argument("--edges", nargs="+", type=positive, default=own.edges)
+    parser.add_argument(
+        "--limit", type=float, default=own.limit, help="seconds for one library at one size"
+    )
 
 
 def _any_order(options: argparse.Namespace) -> Report:
@@ -152,6 +161,13 @@ def _coupling_step(options: argparse.Namespace) -> Report:
     return run_coupling_step(device=device, rounds=options.rounds, small=options.quick)
 
 
+def _full_size(options: argparse.Namespace) -> Report:
+    # Imported here: it needs the other package, and the other benchmarks do not.
+    from benchmarks.full_size import run_full_size
+
+    return run_full_size(small=options.quick, say=_say)
+
+
 COMMANDS: dict[str, Command] = {
     "compare": Command(
         "all cases beside all installed peers, and the targets that are met",
@@ -163,10 +179,15 @@ COMMANDS: dict[str, Command] = {
     "scaling": Command(
         "time over length, batch, edges and states", 1, 7, _scaling, _scaling_options
     ),
-    "irregular": Command("irregular circuits beside cirkit and SPFlow (CPU)", 1, 5, _irregular),
+    "irregular": Command(
+        "irregular circuits beside cirkit and SPFlow (CPU)", 1, 5, _irregular, _irregular_options
+    ),
     "any-order": Command("a token more, fixed in any order, in forward passes", 1, 7, _any_order),
     "coupling-step": Command(
         "a decoding step's coupling as one, in all precisions", 2, 30, _coupling_step, _quick
+    ),
+    "full-size": Command(
+        "memory at LLaDA's vocabulary and 1,024 states (CPU)", 2, 1, _full_size, _quick
     ),
     "execution": Command(
         "log-likelihood with its backward pass against plain PyTorch", 1, 60, _execution

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import any_order, irregular, plots, scalar_graph, tables
+from benchmarks import any_order, full_size_table, irregular, plots, scalar_graph, tables
 from benchmarks.comparison_tables import comparison, scaling
 from benchmarks.coupling_tables import coupling_step
 from benchmarks.tables import Report
@@ -19,6 +19,7 @@ TABLES: dict[str, Callable[[Report], str]] = {
     "coupling-step": coupling_step,
     "irregular": irregular.table,
     "any-order": any_order.table,
+    "full-size": full_size_table.table,
     "execution": tables.execution,
     "decoding-step": tables.decoding_step,
     "scalar-graph": scalar_graph.table,

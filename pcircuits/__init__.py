@@ -48,7 +48,7 @@ from pcircuits.learning.chow_liu import (
 from pcircuits.learning.contexts import context_hmm
 from pcircuits.learning.cutset import cutset_network
 from pcircuits.learning.distillation import distil_latents, initialise_kmeans, latent_nodes
-from pcircuits.learning.em import EMSettings, EMState, em_step, fit_em
+from pcircuits.learning.em import EMSettings, EMState, em_step, em_update, fit_em
 from pcircuits.learning.flows import flows
 from pcircuits.learning.gradient import fit_gradient
 from pcircuits.learning.history import History, Record
@@ -56,6 +56,7 @@ from pcircuits.learning.initialise import initialise_random, kmeans
 from pcircuits.learning.interrupt import stop_on_interrupt
 from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.learning.objective import mean_log_likelihood
+from pcircuits.learning.processes import Processes
 from pcircuits.learning.prune_grow import Pruned, prune_units, prune_weights
 from pcircuits.module import CircuitModel, load
 from pcircuits.parameters import WeightedCircuit, normalise_parameter, random_parameters
@@ -85,6 +86,7 @@ __all__ = [
     "Part",
     "Plan",
     "PreparedParameters",
+    "Processes",
     "Product",
     "Properties",
     "Pruned",
@@ -104,6 +106,7 @@ __all__ = [
     "cutset_network",
     "distil_latents",
     "em_step",
+    "em_update",
     "errors",
     "families",
     "fit_em",

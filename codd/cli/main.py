@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import pcircuits as pc
-from codd.cli import demo, evaluate, generate, train
+from codd.cli import cache, demo, evaluate, generate, train
 from codd.errors import CoddError
 
-_COMMANDS = (demo, train, generate, evaluate)
+_COMMANDS = (demo, cache, train, generate, evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import pcircuits as pc
@@ -19,12 +20,15 @@ from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, ConfigError
 from codd.model import CoupledModel
 from codd.modulators.registry import MODULATORS, make_modulator
+from codd.training.cache import DenoiserCache
+from codd.training.cached_loop import CachedTraining, train_cached
 from codd.training.circuit_loop import CircuitTraining, starting_circuit, train_circuit
 from codd.training.corpus import Corpus
 from codd.training.coupling_loop import CouplingTraining, train_coupling
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.denoiser_loop import train_denoiser
 from codd.training.loop import HistoryEntry, Schedule
+from codd.training.tensorboard import tensorboard_log
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import Vocabulary
 
@@ -143,11 +147,13 @@ class StageLog:
         steps: Steps done.
         seconds: Over all resumed parts.
         valid_loss: The last one.
+        mean_omitted: On a cache, the mean bound on the probability of what it does not list.
     """
 
     steps: int
     seconds: float
     valid_loss: float
+    mean_omitted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,12 +165,29 @@ class Workshop:
         material: On what.
         root: Holds a folder for each stage, and the model.
         resume: Continue from the checkpoints there.
+        group: Processes that train together; None for this one alone.
+        cache: What the denoiser said, to train the coupling from; None asks the denoiser.
+        tensorboard: Folder of TensorBoard's logs; None without.
     """
 
     recipe: Recipe
     material: Material
     root: Path
     resume: bool
+    group: dist.ProcessGroup | None = None
+    cache: DenoiserCache | None = None
+    tensorboard: Path | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what all have made."""
+        return self.group is None or dist.get_rank(self.group) == 0
+
+    def options(self, stage: str) -> dict[str, Any]:
+        """Who trains a stage, and where it is logged."""
+        if self.tensorboard is None or not self.leads:
+            return {"group": self.group}
+        return {"group": self.group, "log": tensorboard_log(self.tensorboard, stage)}
 
     def folder(self, stage: str) -> Path:
         """Where a stage's checkpoints are."""
@@ -196,6 +219,7 @@ class Workshop:
             training,
             self.folder("denoiser"),
             resume=resume,
+            **self.options("denoiser"),
         )
         return trained.model, _log(trained.history, trained.step, training.steps)
 
@@ -212,6 +236,7 @@ class Workshop:
             folder,
             {**self.material.identity("circuit-training"), "window": recipe.window},
             resume=resume,
+            **self.options("circuit"),
         )
         return circuit, _log(outcome.history, outcome.step, recipe.circuit.steps)
 
@@ -232,6 +257,8 @@ class Workshop:
             "block": recipe.block,
             "modulator": {"kind": recipe.modulator, "rank": recipe.rank},
         }
+        if self.cache is not None:
+            return model, self._train_cached(model, self.cache, identity, resume=resume)
         outcome = train_coupling(
             model,
             self.material.train,
@@ -241,8 +268,39 @@ class Workshop:
             self.folder("coupling"),
             identity,
             resume=resume,
+            **self.options("coupling"),
         )
         return model, _log(outcome.history, outcome.step, recipe.schedule.steps)
+
+    def _train_cached(
+        self,
+        model: CoupledModel,
+        cache: DenoiserCache,
+        identity: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> StageLog:
+        recipe = self.recipe
+        rates = CachedTraining(
+            batch_size=recipe.coupling.batch_size,
+            modulator_learning_rate=recipe.coupling.modulator_learning_rate,
+            circuit_learning_rate=recipe.coupling.circuit_learning_rate,
+            validation_rows=recipe.coupling.validation_windows,
+        )
+        outcome = train_cached(
+            model.circuit,
+            model.modulator,
+            model.settings,
+            cache,
+            rates,
+            recipe.schedule,
+            self.folder("coupling"),
+            identity,
+            resume=resume,
+            **self.options("coupling"),
+        )
+        found = _log(outcome.run.history, outcome.run.step, recipe.schedule.steps)
+        return replace(found, mean_omitted=outcome.mean_omitted)
 
     def record(self, logs: Mapping[str, StageLog | None]) -> dict[str, Any]:
         """How a model was made, for its folder."""

@@ -18,11 +18,13 @@ from codd.denoisers.transformer import TransformerConfig
 from codd.errors import CheckpointError, CoddError, ConfigError
 from codd.model import CoupledModel
 from codd.modulators.registry import MODULATORS
+from codd.training.cache import DenoiserCache
 from codd.training.circuit_loop import CircuitTraining
 from codd.training.corpus import Corpus
 from codd.training.coupling_loop import CouplingTraining
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.loop import Schedule
+from codd.training.processes import launched_group
 from codd.vocabulary import BPEVocabulary, ByteVocabulary, CharacterVocabulary, Vocabulary
 
 MODEL = "model"
@@ -38,8 +40,9 @@ def add_parser(commands: Any) -> None:
         "train",
         help="train a denoiser, a circuit and their coupling",
         description="Trains in three stages, each with checkpoints in its own folder RUN/denoiser, "
-        "RUN/circuit and RUN/coupling, then writes the model to RUN/model. Ctrl-C stops with a "
-        "checkpoint; --resume continues to the same result. The model that is shipped with the "
+        "RUN/circuit and RUN/coupling, then writes the model to RUN/model. Under torchrun the "
+        "processes share every batch. Ctrl-C stops with a checkpoint; --resume continues to the "
+        "same result. The model that is shipped with the "
         "package was made with the default options.",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
@@ -87,15 +90,43 @@ def _train(args: argparse.Namespace) -> None:
         f"{vocabulary.size} categories"
     )
     prepare_folder(args.out)
-    workshop = Workshop(recipe, material, args.out, args.resume)
+    cache = None if args.cache is None else _cache(args, material)
+    with launched_group() as group:
+        workshop = Workshop(recipe, material, args.out, args.resume, group, cache, args.tensorboard)
+        _run_stages(args, workshop, stages, console)
+
+
+def _run_stages(
+    args: argparse.Namespace, workshop: Workshop, stages: tuple[str, ...], console: Console
+) -> None:
     if args.stage in ("all", "coupling"):
         model, logs = _train_all(workshop, stages)
-        model.save_pretrained(args.out / MODEL, dtype=args.dtype, record=workshop.record(logs))
-        console.print(f"wrote {args.out / MODEL}")
+        omitted = getattr(logs["coupling"], "mean_omitted", None)
+        if omitted is not None:
+            console.print(f"cache: at most {omitted:.2e} of a window's probability is not listed")
+        if workshop.leads:
+            model.save_pretrained(args.out / MODEL, dtype=args.dtype, record=workshop.record(logs))
+            console.print(f"wrote {args.out / MODEL}")
     elif args.stage == "denoiser":
         workshop.train_denoiser(resume=args.resume)
     else:
         workshop.train_circuit(resume=args.resume)
+
+
+def _cache(args: argparse.Namespace, material: Material) -> DenoiserCache:
+    """The cache, checked to be of the same text."""
+    if args.joint:
+        raise ConfigError("--joint trains the denoiser, which --cache leaves out; expected one")
+    cache = DenoiserCache(args.cache)
+    expected = {
+        "corpus": material.corpus.sha256,
+        "vocabulary": material.vocabulary.fingerprint,
+    }
+    if dict(cache.layout.source) != expected:
+        raise ConfigError(
+            f"{args.cache}: expected a cache of this corpus and vocabulary, found one of others"
+        )
+    return cache
 
 
 def _train_all(
@@ -232,6 +263,18 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--joint", action="store_true", help="train the denoiser along in the third stage"
+    )
+    group.add_argument(
+        "--cache",
+        type=Path,
+        metavar="CACHE",
+        help="train the coupling from a cache that `codd cache` made, not from the denoiser",
+    )
+    group.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="log all validations there; needs the extra train",
     )
     group.add_argument(
         "--train-circuit", action="store_true", help="train the circuit along in the third stage"

@@ -8,63 +8,28 @@ and covers them by as few windows as possible, drawn one after the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
-from codd.coupling.distribution import TokenDistribution
-from codd.decoding.base import Capturable, Decodable
+from codd.decoding.arguments import read_spellings
+from codd.decoding.base import Decodable
 from codd.decoding.canvas import Canvas, lay_out
 from codd.decoding.clock import Clock
+from codd.decoding.constraints import ConstrainedModel
+from codd.decoding.endings import text_lengths
 from codd.decoding.options import DecodingOptions, check_prompts, check_sequences
-from codd.decoding.samplers import SAMPLERS
-from codd.decoding.schedules import Schedule
-from codd.decoding.selection import score, select
-from codd.decoding.windows import minimum_cover
-from codd.denoisers.base import DenoiserOutput
+from codd.decoding.quotas import AdaptiveQuota, quota_from_text
+from codd.decoding.records import Generation, StepRecord
+from codd.decoding.revision import Revision, revision_from_text
+from codd.decoding.stepping import Scene, Stepper
+from codd.errors import DecodingError
 
-
-@dataclass(frozen=True, eq=False)
-class StepRecord:
-    """The state after one step.
-
-    Attributes:
-        step: Which step, from 0.
-        num_steps: Steps in all.
-        tokens: (B, N) new tokens, the mask id where still masked.
-        fixed: (B, N) bool, True where this step fixed a token.
-    """
-
-    step: int
-    num_steps: int
-    tokens: Tensor
-    fixed: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Generation:
-    """What `generate` returns.
-
-    Attributes:
-        tokens: For each row its whole prompt and N new tokens, (P_b + N,).
-        completions: (B, N) the new tokens alone.
-        fixed_at: (B, N) int64, the step at which each was fixed, from 0.
-        history: The state after each step if it was asked for, else empty.
-        denoiser_calls: Number of calls, each for the whole batch.
-        denoiser_seconds: Wall time of these calls.
-        coupling_seconds: Wall time of building the distributions, choosing and drawing.
-    """
-
-    tokens: tuple[Tensor, ...]
-    completions: Tensor
-    fixed_at: Tensor
-    history: tuple[StepRecord, ...]
-    denoiser_calls: int
-    denoiser_seconds: float
-    coupling_seconds: float
-
+__all__ = ["Callback", "Generation", "StepRecord", "generate", "infill"]
 
 Callback = Callable[[StepRecord], None]
 
@@ -72,22 +37,30 @@ Callback = Callable[[StepRecord], None]
 def generate(
     model: Decodable,
     prompts: Sequence[Tensor],
-    new_tokens: int,
+    new_tokens: int | None = None,
     steps: int | None = None,
     *,
     tokens_per_step: int | None = None,
+    quota: AdaptiveQuota | str | None = None,
     mode: str = "block",
     block_length: int | None = None,
-    selection: str = "low_confidence",
+    selection: str | None = None,
     sampler: str = "exact",
     temperature: float = 1.0,
     top_p: float | None = None,
     coupling: str | CouplingSettings | None = None,
     mask_ratio_limit: float | None = None,
+    revision: Revision | str | None = None,
+    guidance: float | None = None,
+    constraint: pc.Circuit | None = None,
+    end_id: int | None = None,
+    stop: Sequence[Sequence[int]] = (),
     seed: int = 0,
     capture: bool = False,
     callback: Callback | None = None,
-    record_history: bool = False,
+    record_history: bool | None = None,
+    log_probs: bool = False,
+    **spellings: Any,
 ) -> Generation:
     """Continues prompts by masked diffusion.
 
@@ -98,54 +71,103 @@ def generate(
         new_tokens: N, tokens to generate after each prompt.
         steps: Denoiser calls in all, spread evenly over blocks and their tokens.
         tokens_per_step: Instead of `steps`, the tokens to fix at each call.
+        quota: Instead of both, an adaptive rule of `codd.decoding.quotas`, or its text such as
+            "threshold=0.9", "factor=1", "entropy_bound=0.1", "klass=0.01,0.6" or
+            "total_correlation=0.5"; it decides what to fix from the exact marginals.
         mode: "block" or "full".
-        block_length: Tokens of a block in mode "block"; None for the model's own.
-        selection: "random", "low_confidence", "margin", "entropy" or "left_to_right": which
-            positions come first.
-        sampler: "exact", "latent" or "any_order": how tokens of one step are drawn together.
+        block_length: Tokens of a block in mode "block"; None for the model's own, or for all new
+            tokens under a constraint.
+        selection: "random", "low_confidence" (the default), "margin", "entropy" or
+            "left_to_right": which positions come first.
+        sampler: "exact", "latent", "any_order" or "map": how tokens of one step are drawn together.
         temperature: Divides log-probabilities; 0 takes the most likely token.
         top_p: Nucleus of each token's conditional; "any_order" only.
         coupling: "factorised", "product", "copula" or settings; None for the model's own.
         mask_ratio_limit: γ: a row is coupled only while the share of masked tokens in its block
             (of the new tokens in mode "full") is below this; None couples always.
+        revision: Which tokens a step takes back, an object of `codd.decoding.revision` or its text
+            such as "remdm_cap=0.02"; with `steps`.
+        guidance: w of classifier-free guidance: logits become (1 + w) times those given the prompt
+            less w times those with the prompt masked; both are asked for in one call.
+        constraint: A circuit over N tokens without parameters, as made by
+            `pcircuits.families.automaton` or `regular_expression`: the new tokens have to be where
+            it is 1. Mode "block" with a single block.
+        end_id: The token that ends a text; a row that has it is not decoded further.
+        stop: Token sequences that do the same.
         seed: Seed of everything random.
         capture: Records the coupling of a step once for each batch of windows, as a CUDA graph,
             and replays it; for a static chain on a CUDA device, "exact" and "latent".
         callback: Called with the state after each step.
         record_history: Keeps the state after each step.
+        log_probs: Records the log-probability of each token under its step's marginals.
+        **spellings: Arguments by the names of LLaDA, Dream and others: `num_steps`,
+            `gen_length`, `max_new_tokens`, `block_size`, `remasking`, `alg`, `cfg_scale`, ...; see
+            `codd.decoding.arguments.SPELLINGS`.
 
     Raises:
         DecodingError: If an argument is impossible, or two of them contradict each other.
     """
-    if mode == "block" and block_length is None:
-        block_length = model.block
+    said = read_spellings(
+        {
+            "new_tokens": new_tokens,
+            "steps": steps,
+            "block_length": block_length,
+            "selection": selection,
+            "quota": quota_from_text(quota) if isinstance(quota, str) else quota,
+            "guidance": guidance,
+            "end_id": end_id,
+            "record_history": record_history,
+        },
+        spellings,
+    )
+    if said["new_tokens"] is None:
+        raise DecodingError("new_tokens: expected how many tokens to generate, found None")
+    if mode == "block" and said["block_length"] is None:
+        said["block_length"] = model.block if constraint is None else said["new_tokens"]
+    history = bool(said.pop("record_history"))
     options = DecodingOptions(
-        new_tokens=new_tokens,
-        steps=steps,
+        **{name: value for name, value in said.items() if value is not None},
         tokens_per_step=tokens_per_step,
         mode=mode,
-        block_length=block_length,
-        selection=selection,
         sampler=sampler,
         temperature=temperature,
         top_p=top_p,
         coupling=coupling,
         mask_ratio_limit=mask_ratio_limit,
+        revision=revision_from_text(revision) if isinstance(revision, str) else revision,
+        stop=tuple(tuple(sequence) for sequence in stop),
         seed=seed,
         capture=capture,
+        log_probs=log_probs,
     )
+    if constraint is not None:
+        options.check_constraint(constraint)
+        model = ConstrainedModel(model, constraint)
+    return _continued(model, prompts, options, callback, history)
+
+
+def _continued(
+    model: Decodable,
+    prompts: Sequence[Tensor],
+    options: DecodingOptions,
+    callback: Callback | None,
+    record_history: bool,
+) -> Generation:
+    """Checks, decodes, and puts whole prompts before what was generated."""
     options.check_model(model)
     check_prompts(prompts, model.num_categories)
     canvas = lay_out(
         prompts,
-        new_tokens,
+        options.new_tokens,
         context=model.max_length - options.region_length,
         least=max(0, model.window - options.region_length),
         mask_id=model.mask_id,
     )
-    generation = _decode(model, canvas, options, callback, record_history)
-    whole = zip(prompts, generation.completions, strict=True)
-    return replace(generation, tokens=tuple(torch.cat(pair) for pair in whole))
+    found = _decode(model, canvas, options, callback, record_history)
+    lengths = text_lengths(found.completions, model.mask_id, options.end_id, options.stop)
+    kept = [row[:n] for row, n in zip(found.completions, lengths.tolist(), strict=True)]
+    whole = tuple(torch.cat(pair) for pair in zip(prompts, kept, strict=True))
+    return replace(found, tokens=whole, lengths=lengths)
 
 
 def infill(
@@ -222,12 +244,17 @@ def _decode(
     """Fixes every masked token after the canvas's prompts; `tokens` leaves padding out."""
     device = canvas.tokens.device
     clock = Clock(device)
-    stepper = _Stepper(model, options, torch.Generator(device).manual_seed(options.seed), clock)
+    stepper = Stepper(model, options, torch.Generator(device).manual_seed(options.seed), clock)
     tokens = canvas.tokens
-    fixed_at = torch.full_like(tokens[:, canvas.prompt_length :], -1)
+    new = tokens[:, canvas.prompt_length :]
+    fixed_at = torch.full_like(new, -1)
+    log_probs = torch.zeros(new.shape, device=device) if options.log_probs else None
     history = []
-    for record in _steps(stepper, canvas):
+    for record, fresh in _steps(stepper, canvas):
         fixed_at = torch.where(record.fixed, record.step, fixed_at)
+        fixed_at = fixed_at.masked_fill(record.tokens == model.mask_id, -1)
+        if log_probs is not None and fresh is not None:
+            log_probs = torch.where(record.fixed, fresh.to(log_probs.dtype), log_probs)
         tokens = torch.cat((tokens[:, : canvas.prompt_length], record.tokens), dim=1)
         if record_history:
             history.append(record)
@@ -241,161 +268,60 @@ def _decode(
         denoiser_calls=clock.count("denoiser"),
         denoiser_seconds=clock.seconds("denoiser"),
         coupling_seconds=clock.seconds("coupling"),
+        log_probs=None if log_probs is None else log_probs.masked_fill(fixed_at < 0, 0.0),
     )
 
 
-def _steps(stepper: _Stepper, canvas: Canvas) -> Iterator[StepRecord]:
-    """Decodes region after region; yields the state after each step."""
-    options, model = stepper.options, stepper.model
+def _steps(stepper: Stepper, canvas: Canvas) -> Iterator[tuple[StepRecord, Tensor | None]]:
+    """Decodes region after region; yields the state and log-probabilities after each step."""
+    options, model, prompt = stepper.options, stepper.model, canvas.prompt_length
     schedules = options.schedules()
     paces = [schedule.num_steps(options.region_length) for schedule in schedules]
     tokens, step = canvas.tokens, 0
+    given = (tokens != model.mask_id) | ~canvas.valid
     for i, schedule in enumerate(schedules):
-        end = canvas.prompt_length + (i + 1) * options.region_length
+        end = prompt + (i + 1) * options.region_length
         seen = slice(max(0, end - model.max_length), end)
+        stepper.memory.forget()
         for steps_left in range(paces[i], 0, -1):
-            view = stepper.step(tokens[:, seen], canvas.valid[:, seen], schedule, steps_left)
+            rows = _unfinished(options, model.mask_id, tokens[:, prompt:], ~given[:, prompt:], i)
+            if not len(rows):
+                break
+            scene = Scene(
+                rows,
+                tokens[rows, seen],
+                canvas.valid[rows, seen],
+                given[rows, seen],
+                schedule,
+                steps_left,
+                paces[i],
+            )
+            found, fresh = stepper.step(scene)
             before = tokens
-            tokens = torch.cat((tokens[:, : seen.start], view, tokens[:, end:]), dim=1)
-            fixed = (tokens != before)[:, canvas.prompt_length :]
-            new = tokens[:, canvas.prompt_length :]
-            yield StepRecord(step, sum(paces), tokens=new, fixed=fixed)
+            tokens = tokens.clone()
+            tokens[rows, seen] = found
+            fixed = (tokens != before) & (tokens != model.mask_id)
+            yield (
+                StepRecord(step, sum(paces), tokens=tokens[:, prompt:], fixed=fixed[:, prompt:]),
+                None if fresh is None else _spread(fresh, rows, seen, tokens)[:, prompt:],
+            )
             step += 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """What one step knows: the denoiser's output and how the rows may be coupled.
-
-    Attributes:
-        output: For the L positions in view.
-        valid: (B, L) bool, False at padding.
-        coupled: (B,) bool, False where the row is decoded factorised.
-    """
-
-    output: DenoiserOutput
-    valid: Tensor
-    coupled: Tensor
+def _unfinished(
+    options: DecodingOptions, mask_id: int, new: Tensor, wanted: Tensor, region: int
+) -> Tensor:
+    """The rows (b,) of new tokens (B, N) whose region still has masked ones, before any end."""
+    inside = slice(region * options.region_length, (region + 1) * options.region_length)
+    open_rows = ((new == mask_id) & wanted)[:, inside].any(dim=1)
+    if options.ends:
+        lengths = text_lengths(new, mask_id, options.end_id, options.stop)
+        open_rows &= lengths == new.shape[1]
+    return open_rows.nonzero().squeeze(1)
 
 
-@dataclass(frozen=True)
-class _Stepper:
-    """Carries out single steps.
-
-    Attributes:
-        model: The denoiser and its coupling.
-        options: How to decode.
-        generator: Source of everything random.
-        clock: Where time is added up.
-    """
-
-    model: Decodable
-    options: DecodingOptions
-    generator: torch.Generator
-    clock: Clock
-
-    def step(self, tokens: Tensor, valid: Tensor, schedule: Schedule, steps_left: int) -> Tensor:
-        """Fixes some tokens of the region at the end of what is in view.
-
-        Args:
-            tokens: (B, L) ids in view.
-            valid: (B, L) bool, False at padding.
-            schedule: How many tokens to fix.
-            steps_left: Steps left in this region, this one included.
-
-        Returns:
-            (B, L) ids with more tokens fixed.
-        """
-        with self.clock.measure("denoiser"):
-            output = self.model.denoise(tokens, None if bool(valid.all()) else valid)
-        with self.clock.measure("coupling"):
-            region = self.options.region_length
-            masked = (tokens == self.model.mask_id) & valid
-            masked[:, :-region] = False
-            count = masked.sum(dim=1)
-            ratio = count / valid[:, -region:].sum(dim=1).clamp(min=1)
-            scene = _Scene(output, valid, self._coupled(ratio))
-            quota = schedule.quota(count, steps_left)
-            if self.options.mode == "block":
-                start = torch.full_like(quota, tokens.shape[1] - self.model.window)
-                return self._commit(scene, tokens, start, masked, quota)
-            return self._commit_anywhere(scene, tokens, masked, quota)
-
-    def _coupled(self, mask_ratio: Tensor) -> Tensor:
-        limit = self.options.mask_ratio_limit
-        return mask_ratio < (float("inf") if limit is None else limit)
-
-    def _commit_anywhere(
-        self, scene: _Scene, tokens: Tensor, masked: Tensor, quota: Tensor
-    ) -> Tensor:
-        """Chooses among all masked positions and draws the windows that cover the chosen."""
-        region = self.options.region_length
-        logits, candidates = scene.output.logits[:, -region:], masked[:, -region:]
-        scores = score(
-            self.options.selection, lambda: logits.softmax(dim=-1), candidates, self.generator
-        )
-        selected = torch.zeros_like(masked)
-        selected[:, -region:] = select(scores, candidates, quota)
-        for window in minimum_cover(selected, self.model.window):
-            count = window.covered.sum(dim=1)
-            tokens = self._commit(scene, tokens, window.start, window.covered, count)
-        return tokens
-
-    def _commit(
-        self, scene: _Scene, tokens: Tensor, start: Tensor, candidates: Tensor, counts: Tensor
-    ) -> Tensor:
-        """Draws `counts` (B,) of the candidates (B, L) of each row's window at `start` (B,)."""
-        sampler = SAMPLERS[self.options.sampler]
-        offsets = torch.arange(self.model.window, device=tokens.device)
-        for coupling, group in ((self.options.coupling, True), ("factorised", False)):
-            rows = torch.nonzero((scene.coupled == group) & (counts > 0)).squeeze(1)
-            if not len(rows):
-                continue
-            within = start[rows].unsqueeze(1) + offsets  # (b, W)
-            current = tokens[rows]
-            valid = scene.valid[rows]
-            distribution = self._distribution(
-                _take(scene.output, rows),
-                current,
-                start[rows],
-                coupling,
-                None if bool(valid.all()) else valid,
-            )
-            drawn = sampler(
-                distribution,
-                candidates[rows].gather(1, within),
-                counts[rows],
-                self.options.rule,
-                self.generator,
-            )
-            window = torch.where(drawn.chosen, drawn.tokens, current.gather(1, within))
-            tokens = tokens.index_copy(0, rows, current.scatter(1, within, window))
-        return tokens
-
-    def _distribution(
-        self,
-        output: DenoiserOutput,
-        tokens: Tensor,
-        start: Tensor,
-        coupling: str | CouplingSettings | None,
-        valid: Tensor | None,
-    ) -> TokenDistribution:
-        """The window's distribution, by a captured step where that was asked for."""
-        if not self.options.capture or coupling == "factorised":
-            return self.model.distribution(output, tokens, start, coupling=coupling, valid=valid)
-        assert isinstance(self.model, Capturable)  # as the options' check of the model found
-        return self.model.captured_distribution(
-            output,
-            tokens,
-            start,
-            coupling=coupling,
-            valid=valid,
-            temperature=self.options.temperature,
-            generator=self.generator,
-        )
-
-
-def _take(output: DenoiserOutput, rows: Tensor) -> DenoiserOutput:
-    if len(rows) == len(output.logits):
-        return output  # logits of a large vocabulary are not copied for nothing
-    return replace(output, logits=output.logits[rows], hidden=output.hidden[rows])
+def _spread(fresh: Tensor, rows: Tensor, seen: slice, like: Tensor) -> Tensor:
+    """What a step says of rows in view, laid out as the whole canvas."""
+    whole = torch.zeros_like(like, dtype=fresh.dtype)
+    whole[rows, seen] = fresh
+    return whole

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import pcircuits as pc
 from codd.coupling.couplings import COUPLINGS, CouplingSettings
 from codd.decoding.base import Capturable, Decodable
+from codd.decoding.quotas import AdaptiveQuota, TotalCorrelation
+from codd.decoding.revision import Revision
 from codd.decoding.samplers import SAMPLERS, SamplingRule
 from codd.decoding.schedules import EvenSchedule, FixedSchedule, Schedule, split_evenly
 from codd.decoding.selection import SELECTIONS
@@ -23,7 +26,8 @@ class DecodingOptions:
     Attributes:
         new_tokens: N, tokens to generate after each prompt.
         steps: Denoiser calls for all N tokens.
-        tokens_per_step: Tokens to fix at each denoiser call; exactly one of the two is given.
+        tokens_per_step: Tokens to fix at each denoiser call.
+        quota: An adaptive rule; exactly one of the three is given.
         mode: One of `MODES`.
         block_length: Tokens of a block; None in mode "full".
         selection: A name in `SELECTIONS`.
@@ -34,11 +38,17 @@ class DecodingOptions:
         mask_ratio_limit: In [0, 1], or None.
         seed: Seed of everything random.
         capture: Whether each step's coupling is recorded on the CUDA device and replayed.
+        revision: Which tokens a step takes back, or None; with `steps`.
+        guidance: Weight of classifier-free guidance, at least 0.
+        end_id: The token that ends a text, or None.
+        stop: Token sequences that end a text.
+        log_probs: Whether each token's log-probability is recorded.
     """
 
     new_tokens: int
     steps: int | None = None
     tokens_per_step: int | None = None
+    quota: AdaptiveQuota | None = None
     mode: str = "block"
     block_length: int | None = None
     selection: str = "low_confidence"
@@ -49,6 +59,11 @@ class DecodingOptions:
     mask_ratio_limit: float | None = None
     seed: int = 0
     capture: bool = False
+    revision: Revision | None = None
+    guidance: float = 0.0
+    end_id: int | None = None
+    stop: tuple[tuple[int, ...], ...] = ()
+    log_probs: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -66,6 +81,7 @@ class DecodingOptions:
         self._check_blocks()
         self._check_pace()
         self._check_sampling()
+        self._check_rest()
 
     @property
     def region_length(self) -> int:
@@ -78,12 +94,19 @@ class DecodingOptions:
         return self.new_tokens // self.region_length
 
     @property
+    def ends(self) -> bool:
+        """Whether a text may end before its last token."""
+        return self.end_id is not None or bool(self.stop)
+
+    @property
     def rule(self) -> SamplingRule:
         """What the sampler is told."""
         return SamplingRule(self.selection, self.temperature, self.top_p)
 
     def schedules(self) -> list[Schedule]:
-        """The schedule of each region, from left to right."""
+        """The schedule of each region, from left to right; at most so many steps if adaptive."""
+        if self.quota is not None:
+            return [FixedSchedule(1)] * self.num_regions
         if self.tokens_per_step is not None:
             return [FixedSchedule(self.tokens_per_step)] * self.num_regions
         assert self.steps is not None  # one of the two is given: _check_pace
@@ -105,6 +128,23 @@ class DecodingOptions:
                 f"{name}: expected at most the model's {what}, {limit}, found {self.region_length}"
             )
         self.check_capture(model)
+
+    def check_constraint(self, constraint: pc.Circuit) -> None:
+        """Checks that a constraint is about all tokens that are decoded together.
+
+        Raises:
+            DecodingError: If it is not.
+        """
+        if self.mode != "block" or self.num_regions != 1:
+            raise DecodingError(
+                f"constraint: expected mode 'block' with a single block, found mode {self.mode!r} "
+                f"with {self.num_regions} regions"
+            )
+        if constraint.num_variables != self.new_tokens:
+            raise DecodingError(
+                f"constraint: expected one over the {self.new_tokens} new tokens, found "
+                f"{constraint.num_variables}"
+            )
 
     def check_capture(self, model: Decodable) -> None:
         """Checks that the model's step can be captured if it shall be.
@@ -140,6 +180,9 @@ class DecodingOptions:
             )
 
     def _check_pace(self) -> None:
+        if self.quota is not None:
+            self._check_quota()
+            return
         if (self.steps is None) == (self.tokens_per_step is None):
             raise DecodingError(
                 "steps, tokens_per_step: expected exactly one of them, found "
@@ -156,10 +199,36 @@ class DecodingOptions:
                 f"tokens_per_step: expected 1 to {self.region_length}, found {pace}"
             )
 
+    def _check_quota(self) -> None:
+        if self.steps is not None or self.tokens_per_step is not None:
+            raise DecodingError(
+                "steps, tokens_per_step, quota: expected exactly one of them, found "
+                f"{self.steps}, {self.tokens_per_step} and {self.quota}"
+            )
+        if self.mode == "full" and isinstance(self.quota, TotalCorrelation):
+            raise DecodingError(
+                "quota: a total-correlation budget needs the joint of all candidates; expected "
+                "mode 'block', found 'full'"
+            )
+
+    def _check_rest(self) -> None:
+        if self.revision is not None and self.steps is None:
+            raise DecodingError("revision: expected `steps`, which say when to stop, found none")
+        if not 0.0 <= self.guidance < float("inf"):
+            raise DecodingError(
+                f"guidance: expected a finite number of at least 0, found {self.guidance}"
+            )
+        if not all(self.stop):
+            raise DecodingError("stop: expected sequences of at least one token, found none in one")
+
     def _check_sampling(self) -> None:
         if not 0.0 <= self.temperature < float("inf"):
             raise DecodingError(
                 f"temperature: expected a finite number of at least 0, found {self.temperature}"
+            )
+        if self.sampler == "map" and self.temperature not in (0.0, 1.0):
+            raise DecodingError(
+                f"temperature: expected none with sampler 'map', found {self.temperature}"
             )
         if self.sampler == "exact" and self.temperature != 1.0:
             raise DecodingError(

@@ -11,9 +11,15 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+import pcircuits as pc
 from codd.coupling.conditioner import TokenConditioner
-from codd.coupling.distribution import TokenDistribution
+from codd.coupling.distribution import (
+    CoupledDistribution,
+    FactorisedDistribution,
+    TokenDistribution,
+)
 from codd.decoding.selection import score, select
+from codd.errors import DecodingError
 
 
 @dataclass(frozen=True)
@@ -135,8 +141,47 @@ def any_order(
     return Commitment(tokens=tokens, chosen=chosen)
 
 
+def most_probable(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    counts: Tensor,
+    rule: SamplingRule,
+    generator: torch.Generator,
+) -> Commitment:
+    """Takes the window's most probable tokens together and keeps the chosen positions.
+
+    The Viterbi path, and a climb from it and from the marginals' modes to the best sum over latent
+    paths that is found (`pcircuits.queries.map`); exact for factorised and deterministic circuits.
+
+    Args:
+        distribution: Over the W tokens of each row's window.
+        candidates: (B, W) bool, positions that may be fixed.
+        counts: (B,) int64, how many to fix.
+        rule: Which positions; its temperature and top-p do not count.
+        generator: Source of positions and of the climb's restarts.
+
+    Returns:
+        The chosen positions and their tokens.
+
+    Raises:
+        DecodingError: If the distribution is neither factorised nor a circuit's.
+    """
+    if isinstance(distribution, FactorisedDistribution):
+        tokens = distribution.sample(1, temperature=0.0, generator=generator)[:, 0]
+    elif isinstance(distribution, CoupledDistribution):
+        found = pc.queries.map(
+            distribution.plan, distribution.parameters, distribution.evidence, generator=generator
+        )
+        tokens = found.values
+    else:
+        raise DecodingError(
+            f"sampler 'map': expected a circuit's distribution, found {type(distribution).__name__}"
+        )
+    return Commitment(tokens, _chosen(distribution, candidates, counts, rule, generator))
+
+
 SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
-    {"exact": exact, "latent": latent, "any_order": any_order}
+    {"exact": exact, "latent": latent, "any_order": any_order, "map": most_probable}
 )
 
 
@@ -207,9 +252,20 @@ def _draw_window(
     temperature: float,
     generator: torch.Generator,
 ) -> Commitment:
-    chosen = candidates
-    if bool((counts < candidates.sum(dim=1)).any()):
-        scores = score(rule.selection, distribution.marginals, candidates, generator)
-        chosen = select(scores, candidates, counts)
+    chosen = _chosen(distribution, candidates, counts, rule, generator)
     tokens = distribution.sample(1, temperature=temperature, generator=generator)[:, 0]
     return Commitment(tokens=tokens, chosen=chosen)
+
+
+def _chosen(
+    distribution: TokenDistribution,
+    candidates: Tensor,
+    counts: Tensor,
+    rule: SamplingRule,
+    generator: torch.Generator,
+) -> Tensor:
+    """(B, W) bool, the best `counts` (B,) of the candidates."""
+    if not bool((counts < candidates.sum(dim=1)).any()):
+        return candidates
+    scores = score(rule.selection, distribution.marginals, candidates, generator)
+    return select(scores, candidates, counts)

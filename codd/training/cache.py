@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -242,13 +242,21 @@ class CachedBatch:
 
     def to(self, device: torch.device) -> CachedBatch:
         """The same on another device."""
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return CachedBatch(**{n: None if t is None else t.to(device) for n, t in named.items()})
+        return self._each(lambda tensor: tensor.to(device))
 
     def select(self, index: Tensor | slice) -> CachedBatch:
         """Some of the rows."""
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return CachedBatch(**{n: None if t is None else t[index] for n, t in named.items()})
+        return self._each(lambda tensor: tensor[index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> CachedBatch:
+        return CachedBatch(
+            change(self.tokens),
+            change(self.masked),
+            change(self.categories),
+            change(self.log_probs),
+            change(self.log_omitted),
+            None if self.hidden is None else change(self.hidden),
+        )
 
 
 class DenoiserCache:

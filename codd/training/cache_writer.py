@@ -37,11 +37,13 @@ class CacheOutcome:
         computed: Shards that it made.
         found: Shards that were there before.
         missing: Shards that still are not, after Ctrl-C or because they are others' share.
+        interrupted: Whether Ctrl-C left some of its own share undone.
     """
 
     computed: int
     found: int
     missing: int
+    interrupted: bool
 
 
 def plan_cache(
@@ -93,7 +95,7 @@ def write_cache(
         folder: Made if missing.
         batch_size: Sequences a call of the denoiser.
         device: Where the denoiser is.
-        share: (rank, size): make every size-th missing shard, beginning with the rank-th.
+        share: (rank, size): make only the shards whose number leaves that rank modulo size.
         show_progress: Draw a progress bar.
 
     Raises:
@@ -102,7 +104,7 @@ def write_cache(
     """
     folder = Path(folder)
     missing = _missing(folder, layout)
-    own = missing[share[0] :: share[1]]
+    own = [shard for shard in missing if shard % share[1] == share[0]]
     _check_room(folder, layout, len(missing))
     run = _Run(layout.num_shards - len(missing))
     found = run.step
@@ -116,7 +118,8 @@ def write_cache(
             write_atomically(shard_path(folder, shard), data)
             run.step += 1
             report()
-    return CacheOutcome(run.step - found, found, layout.num_shards - run.step)
+    computed = run.step - found
+    return CacheOutcome(computed, found, layout.num_shards - run.step, computed < len(own))
 
 
 @dataclass

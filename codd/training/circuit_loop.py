@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import pcircuits as pc
 from codd.checkpoint import save_checkpoint
 from codd.errors import CheckpointError, ConfigError
-from codd.training.loop import HistoryEntry, Outcome, checkpoint_of, progress_bar, step_seed
+from codd.training.loop import (
+    HistoryEntry,
+    Outcome,
+    check_shares,
+    checkpoint_of,
+    progress_bar,
+    step_seed,
+)
 from codd.training.windows import sample_windows
 
 
@@ -59,6 +67,8 @@ def train_circuit(
     identity: Mapping[str, Any],
     *,
     resume: bool = False,
+    group: dist.ProcessGroup | None = None,
+    log: Callable[[HistoryEntry], None] | None = None,
     show_progress: bool = True,
 ) -> Outcome:
     """Learns a circuit's parameters from text, in place; keeps the best on the held-out windows.
@@ -71,6 +81,9 @@ def train_circuit(
         folder: Where checkpoints go.
         identity: JSON values that say what the circuit and data are.
         resume: Continue from the checkpoint in `folder` if there is one.
+        group: Processes that share every batch; each is given the same arguments, and all end with
+            the same parameters.
+        log: Called with every validation, by the first process only.
         show_progress: Draw a progress bar.
 
     Returns:
@@ -79,7 +92,8 @@ def train_circuit(
     Raises:
         CheckpointError: If `folder` holds a checkpoint of another run, or one while not resuming.
     """
-    run = _Run(circuit, training)
+    check_shares(group, training.batch_size)
+    run = _Run(circuit, training, group)
     identity = {**identity, "training": asdict(training)}
     checkpoint = checkpoint_of(folder, identity, resume=resume)
     if checkpoint is not None:
@@ -87,19 +101,21 @@ def train_circuit(
             run.restore(checkpoint.tensors, checkpoint.metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: missing or misshapen entry {error}") from error
-    bar = progress_bar("circuit", run, training.steps, shown=show_progress)
+    bar = progress_bar("circuit", run, training.steps, shown=show_progress and run.leads)
     with pc.stop_on_interrupt() as stop, bar as report:
         saved = run.step
-        while run.step < training.steps and not stop.requested:
+        while run.step < training.steps and not run.processes.any(stop.requested):
             run.take_step(train)
             if run.step == training.steps or run.step % training.validate_every == 0:
                 run.validate(valid)
+                if log is not None and run.leads:
+                    log(run.history[-1])
             if run.step % training.checkpoint_every == 0:
-                save_checkpoint(folder, run.tensors(), {**identity, **run.metadata()})
+                run.save(folder, identity)
                 saved = run.step
             report()
         if saved != run.step:
-            save_checkpoint(folder, run.tensors(), {**identity, **run.metadata()})
+            run.save(folder, identity)
     if run.history:
         circuit.set_log_parameters(run.best)
     return Outcome(tuple(run.history), run.step, run.seconds)
@@ -133,6 +149,7 @@ class _Run:
 
     circuit: pc.CircuitModel
     training: CircuitTraining
+    group: dist.ProcessGroup | None = None
     loss_sum: float = 0.0
     loss_count: int = 0
     seconds: float = 0.0
@@ -141,6 +158,9 @@ class _Run:
     def __post_init__(self) -> None:
         self.state = pc.EMState()
         self.parameters = {n: p.detach() for n, p in self.circuit.log_parameters().items()}
+        self.device = self.circuit.log_weights[0].device
+        self.processes = pc.Processes(self.group, self.device)
+        self.processes.agree(self.parameters)
         self.best = self.parameters
         self.settings = pc.EMSettings(
             decay=self.training.decay,
@@ -152,28 +172,43 @@ class _Run:
     def step(self) -> int:
         return self.state.step
 
+    @property
+    def leads(self) -> bool:
+        return self.processes.rank == 0
+
     def take_step(self, train: Tensor) -> None:
         started = time.perf_counter()
         generator = torch.Generator().manual_seed(step_seed(self.training.seed, self.step))
         window = self.circuit.plan.num_variables
         windows = sample_windows(train, window, self.training.batch_size, generator)
-        self.parameters, self.state, value = pc.em_step(
+        own = windows[self.processes.share(torch.arange(len(windows)))]
+        counts, value = pc.flows(
+            self.circuit.plan, self.parameters, pc.Evidence(own.to(self.device))
+        )
+        num_rows = len(train) // window
+        scale = num_rows / len(windows)
+        self.parameters, self.state = pc.em_update(
             self.circuit.plan,
             self.parameters,
             self.state,
-            pc.Evidence(windows),
+            {name: count * scale for name, count in self.processes.add(counts).items()},
             self.settings,
-            num_rows=len(train) // window,
+            num_rows=num_rows,
         )
-        self.loss_sum -= float(value.mean()) / window
+        total = self.processes.add_number(float(value.double().sum()))
+        self.loss_sum -= total / len(windows) / window
         self.loss_count += 1
         self.seconds += time.perf_counter() - started
+
+    def save(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
+        if self.leads:
+            save_checkpoint(folder, self.tensors(), {**identity, **self.metadata()})
 
     def validate(self, valid: Tensor) -> None:
         started = time.perf_counter()
         prepared = pc.prepare(self.circuit.plan, self.parameters)
         values = [
-            pc.queries.log_likelihood(self.circuit.plan, prepared, part)
+            pc.queries.log_likelihood(self.circuit.plan, prepared, part.to(self.device))
             for part in valid.split(self.training.batch_size)
         ]
         loss = -float(torch.cat(values).double().mean()) / valid.shape[1]
@@ -207,7 +242,8 @@ class _Run:
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
-            return {name: tensors[f"{prefix}.{name}"] for name in self.parameters}
+            found = {name: tensors[f"{prefix}.{name}"] for name in self.parameters}
+            return {name: tensor.to(self.device) for name, tensor in found.items()}
 
         self.parameters, self.best = part("parameters"), part("best")
         self.state = pc.EMState(metadata["step"], part("counts"))

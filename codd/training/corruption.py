@@ -5,6 +5,7 @@ The forward process of masked diffusion hides every token independently with pro
 denoiser also learns to complete a block after a clean prompt, which is how it is used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,23 @@ class CorruptedBatch:
     masked: Tensor
     ratio: Tensor
     candidates: Tensor
+
+    def select(self, rows: Tensor) -> "CorruptedBatch":
+        """Some of the windows."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device) -> "CorruptedBatch":
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "CorruptedBatch":
+        return CorruptedBatch(
+            change(self.tokens),
+            change(self.targets),
+            change(self.masked),
+            change(self.ratio),
+            change(self.candidates),
+        )
 
 
 def stratified_ratios(count: int, generator: torch.Generator) -> Tensor:

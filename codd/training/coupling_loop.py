@@ -7,18 +7,28 @@ or trained along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
+import pcircuits as pc
 from codd.errors import ConfigError
 from codd.model import CoupledModel
 from codd.training.corruption import CorruptedBatch, WindowTask
-from codd.training.loop import Group, Outcome, Schedule, optimise, step_seed
+from codd.training.loop import (
+    Group,
+    HistoryEntry,
+    Outcome,
+    Schedule,
+    check_shares,
+    optimise,
+    step_seed,
+)
 from codd.training.windows import sample_windows
 
 
@@ -63,6 +73,8 @@ def train_coupling(
     identity: Mapping[str, Any],
     *,
     resume: bool = False,
+    group: dist.ProcessGroup | None = None,
+    log: Callable[[HistoryEntry], None] | None = None,
     show_progress: bool = True,
 ) -> Outcome:
     """Trains a model's circuit and modulator, and on request its denoiser, in place.
@@ -76,6 +88,9 @@ def train_coupling(
         folder: Where checkpoints go.
         identity: JSON values that say what the model and data are.
         resume: Continue from the checkpoint in `folder` if there is one.
+        group: Processes that share every batch; each is given the same arguments, and all end with
+            the same parameters.
+        log: Called with every validation, by the first process only.
         show_progress: Draw a progress bar.
 
     Returns:
@@ -85,13 +100,26 @@ def train_coupling(
         ConfigError: If nothing would be trained.
         CheckpointError: If `folder` holds a checkpoint of another run.
     """
-    groups = _groups(model, training)
+    groups = rate_groups(
+        [
+            ("modulator", model.modulator, training.modulator_learning_rate),
+            ("circuit", model.circuit, training.circuit_learning_rate),
+            ("denoiser", model.denoiser, training.denoiser_learning_rate),
+        ]
+    )
+    check_shares(group, training.batch_size)
+    device = model.circuit.log_weights[0].device
+    processes = pc.Processes(group, device)
     length, task = model.max_length, _task(model, training)
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step_seed(schedule.seed, step))
         windows = sample_windows(train, length, training.batch_size, generator)
-        return coupling_loss(model, *task.draw(windows, generator), training)
+        batch, start = task.draw(windows, generator)
+        own = processes.share(torch.arange(training.batch_size))
+        part = batch.select(own).to(device)
+        loss = coupling_loss(model, part, start[own].to(device), training)
+        return loss * len(own) / training.batch_size
 
     def validate() -> float:
         generator = torch.Generator().manual_seed(schedule.seed)
@@ -99,8 +127,9 @@ def train_coupling(
         chosen = valid[torch.randperm(len(valid), generator=generator)[:count]]
         losses = []
         for part in chosen.split(training.batch_size):
-            drawn = task.draw(part, generator)
-            losses.append(float(coupling_loss(model, *drawn, training)) * len(part))
+            batch, start = task.draw(part, generator)
+            loss = coupling_loss(model, batch.to(device), start.to(device), training)
+            losses.append(float(loss) * len(part))
         return sum(losses) / count
 
     identity = {**identity, "coupling": asdict(model.settings), "training": asdict(training)}
@@ -113,6 +142,8 @@ def train_coupling(
         identity,
         title="coupling",
         resume=resume,
+        group=group,
+        log=log,
         show_progress=show_progress,
     )
 
@@ -144,14 +175,17 @@ def _task(model: CoupledModel, training: CouplingTraining) -> WindowTask:
     return WindowTask(model.window, model.block, model.mask_id, training.prompt_fraction)
 
 
-def _groups(model: CoupledModel, training: CouplingTraining) -> list[Group]:
-    candidates = [
-        ("modulator", model.modulator, training.modulator_learning_rate),
-        ("circuit", model.circuit, training.circuit_learning_rate),
-        ("denoiser", model.denoiser, training.denoiser_learning_rate),
-    ]
+def rate_groups(parts: Sequence[tuple[str, nn.Module, float]]) -> list[Group]:
+    """What is trained of some modules; the rest of them is frozen.
+
+    Args:
+        parts: (prefix of the parameters' names, module, peak learning rate); 0 freezes.
+
+    Raises:
+        ConfigError: If nothing would be trained.
+    """
     groups = []
-    for prefix, module, rate in candidates:
+    for prefix, module, rate in parts:
         named = {f"{prefix}.{n}": p for n, p in module.named_parameters()}
         for parameter in named.values():
             parameter.requires_grad_(rate > 0)

@@ -1,21 +1,31 @@
 """Trains the small transformer denoiser: deterministic, interruptible, exactly resumable."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import pcircuits as pc
 from codd.checkpoint import load_checkpoint
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, ConfigError
 from codd.training.corpus import Corpus
 from codd.training.corruption import CorruptedBatch, corrupt, prompted_rows, stratified_ratios
 from codd.training.denoiser_config import DenoiserTraining
-from codd.training.loop import AVERAGE_PREFIX, Group, HistoryEntry, optimise, step_seed
+from codd.training.loop import (
+    AVERAGE_PREFIX,
+    Group,
+    HistoryEntry,
+    check_shares,
+    optimise,
+    step_seed,
+)
 from codd.training.objective import diffusion_loss, plain_loss, validation_loss
 from codd.training.windows import encode_documents, evaluation_windows, sample_windows
 from codd.vocabulary import Vocabulary, vocabulary_from_json
@@ -46,6 +56,8 @@ def train_denoiser(
     folder: str | Path,
     *,
     resume: bool = False,
+    group: dist.ProcessGroup | None = None,
+    log: Callable[[HistoryEntry], None] | None = None,
     show_progress: bool = True,
 ) -> TrainedDenoiser:
     """Trains a transformer denoiser on a corpus.
@@ -61,6 +73,9 @@ def train_denoiser(
         training: How it is trained.
         folder: Where checkpoints go.
         resume: Continue from the checkpoint in `folder` if there is one.
+        group: Processes that share every batch; each is given the same arguments, and all end with
+            the same weights.
+        log: Called with every validation, by the first process only.
         show_progress: Draw a progress bar and print validations.
 
     Raises:
@@ -70,6 +85,8 @@ def train_denoiser(
         TrainingError: If the loss stops being finite.
     """
     _check_agreement(vocabulary, model_config, training)
+    check_shares(group, training.batch_size)
+    processes = pc.Processes(group, torch.device("cpu"))
     data = _Data.encoded(corpus, vocabulary, training)
     model = TransformerDenoiser(model_config, seed=training.seed)
 
@@ -84,7 +101,7 @@ def train_denoiser(
         )
 
     outcome = optimise(
-        lambda step: _loss(model, data.train, step, training),
+        lambda step: _loss(model, data.train, step, training, processes),
         validate,
         _groups(model, training),
         training.schedule,
@@ -92,6 +109,8 @@ def train_denoiser(
         _identity(corpus, vocabulary, model_config, training),
         title="denoiser",
         resume=resume,
+        group=group,
+        log=log,
         show_progress=show_progress,
     )
     return TrainedDenoiser(model.eval().requires_grad_(False), outcome.history, outcome.step)
@@ -175,16 +194,24 @@ def _draw_batch(
 
 
 def _loss(
-    model: TransformerDenoiser, tokens: Tensor, step: int, training: DenoiserTraining
+    model: TransformerDenoiser,
+    tokens: Tensor,
+    step: int,
+    training: DenoiserTraining,
+    processes: pc.Processes,
 ) -> Tensor:
+    """This process's share of a step's loss."""
     batch = _draw_batch(tokens, model.mask_id, training, step_seed(training.seed, step))
+    own = processes.share(torch.arange(len(batch.tokens)))
+    part = batch.select(own)
     # A cast copy of the weights runs the whole network in one type: autocast would widen the
     # norms and narrow again around every matrix product.
     weights = {name: p.to(training.dtype) for name, p in model.named_parameters()}
-    logits = functional_call(model, weights, (batch.tokens,)).logits
+    logits = functional_call(model, weights, (part.tokens,)).logits
     if step < training.warmup_plain * training.steps:
-        return plain_loss(logits, batch)
-    return diffusion_loss(logits, batch)
+        share = part.masked.sum().clamp(min=1) / batch.masked.sum().clamp(min=1)
+        return plain_loss(logits, part) * share
+    return diffusion_loss(logits, part) * (len(own) / len(batch.tokens))
 
 
 def _check_agreement(

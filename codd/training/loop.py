@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -135,13 +136,16 @@ def optimise(
     *,
     title: str,
     resume: bool = False,
+    group: dist.ProcessGroup | None = None,
+    log: Callable[[HistoryEntry], None] | None = None,
     show_progress: bool = True,
 ) -> Outcome:
     """Minimises a loss; the first Ctrl-C ends after the current step with a checkpoint.
 
     Args:
         loss_at: The loss of a step, from the parameters as they are; all its randomness must come
-            from `step_seed(seed, step)` or the global generator, which is seeded with it.
+            from `step_seed(seed, step)` or the global generator, which is seeded with it. With
+            several processes, this one's share of it: the shares are added up.
         validate: The validation loss of the parameters as they are.
         groups: What is trained.
         schedule: How.
@@ -149,13 +153,16 @@ def optimise(
         identity: JSON values that must be equal for a checkpoint to belong to this run.
         title: Shown beside the progress bar.
         resume: Continue from the checkpoint in `folder` if there is one.
+        group: Processes that train together; all are given the first one's initial parameters
+            and end with the same. The first writes checkpoints, to a folder that all can read.
+        log: Called with every validation, by the first process only.
         show_progress: Draw a progress bar.
 
     Raises:
         CheckpointError: If `folder` holds a checkpoint of another run, or one while not resuming.
         TrainingError: If the loss stops being finite.
     """
-    run = _Run(groups, schedule)
+    run = _Run(groups, schedule, group)
     identity = {**identity, "schedule": asdict(schedule)}
     checkpoint = checkpoint_of(folder, identity, resume=resume)
     if checkpoint is not None:
@@ -163,19 +170,22 @@ def optimise(
             run.restore(checkpoint.tensors, checkpoint.metadata)
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: missing or misshapen entry {error}") from error
-    bar = progress_bar(title, run, schedule.steps, shown=show_progress)
+    leads = run.processes.rank == 0
+    bar = progress_bar(title, run, schedule.steps, shown=show_progress and leads)
     with pc.stop_on_interrupt() as stop, bar as report:
         saved = run.step
-        while run.step < schedule.steps and not stop.requested:
+        while run.step < schedule.steps and not run.processes.any(stop.requested):
             run.take_step(loss_at)
             if run.step == schedule.steps or run.step % schedule.validate_every == 0:
                 run.validate(validate)
+                if log is not None and leads:
+                    log(run.history[-1])
             if run.step % schedule.checkpoint_every == 0:
-                save_checkpoint(folder, run.tensors(), {**identity, **run.metadata()})
+                run.save(folder, identity)
                 saved = run.step
             report()
         if saved != run.step:
-            save_checkpoint(folder, run.tensors(), {**identity, **run.metadata()})
+            run.save(folder, identity)
     run.install_averages()
     return Outcome(tuple(run.history), run.step, run.seconds)
 
@@ -211,6 +221,7 @@ class _Run:
 
     groups: Sequence[Group]
     schedule: Schedule
+    group: dist.ProcessGroup | None = None
     step: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
@@ -219,6 +230,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.named = {n: p for group in self.groups for n, p in group.parameters.items()}
+        self.processes = pc.Processes(self.group, next(iter(self.named.values())).device)
+        self.processes.agree(self.named)
         self.averages = {name: p.detach().clone() for name, p in self.named.items()}
         self.optimisers = [_optimiser(group, self.schedule) for group in self.groups]
 
@@ -227,10 +240,11 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(self.schedule.seed, self.step))
             loss = loss_at(self.step)
-        value = loss.item()
+        value = self.processes.add_number(loss.item())
         if not math.isfinite(value):
             raise TrainingError(f"step {self.step}: expected a finite loss, found {value}")
         loss.backward()
+        self._add_gradients()
         torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.schedule.gradient_clip)
         factor = rate_factor(self.step, self.schedule)
         for optimiser, group in zip(self.optimisers, self.groups, strict=True):
@@ -242,6 +256,20 @@ class _Run:
         self.loss_sum += value
         self.loss_count += 1
         self.seconds += time.perf_counter() - started
+
+    def _add_gradients(self) -> None:
+        if self.group is None:
+            return
+        own = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in self.named.items()
+        }
+        for name, total in self.processes.add(own).items():
+            self.named[name].grad = total
+
+    def save(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
+        if self.processes.rank == 0:
+            save_checkpoint(folder, self.tensors(), {**identity, **self.metadata()})
 
     def validate(self, validate: Callable[[], float]) -> None:
         started = time.perf_counter()
@@ -307,7 +335,7 @@ class _Run:
         for optimiser, group in zip(self.optimisers, self.groups, strict=True):
             for name, parameter in group.parameters.items():
                 optimiser.state[parameter] = {
-                    key: tensors[f"{group.method}.{key}.{name}"].clone()
+                    key: tensors[f"{group.method}.{key}.{name}"].clone().to(parameter.device)
                     for key in _STATE[group.method]
                 }
         self.step = metadata["step"]
@@ -382,6 +410,20 @@ def first_difference(name: str, expected: Any, found: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_shares(group: dist.ProcessGroup | None, batch_size: int) -> None:
+    """Checks that every process has a row of every batch.
+
+    Raises:
+        ConfigError: If there are more processes than rows.
+    """
+    size = 1 if group is None else dist.get_world_size(group)
+    if batch_size < size:
+        raise ConfigError(
+            f"batch_size: expected at least one row for each of {size} processes, found "
+            f"{batch_size}"
+        )
 
 
 class Progressing(Protocol):

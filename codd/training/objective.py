@@ -133,13 +133,7 @@ def _row_losses(denoiser: Denoiser, batch: CorruptedBatch, batch_size: int) -> T
     """The summed cross entropy of every window's masked tokens, (N,) float64."""
     losses = []
     for rows in torch.arange(len(batch.tokens)).split(batch_size):
-        part = CorruptedBatch(
-            batch.tokens[rows],
-            batch.targets[rows],
-            batch.masked[rows],
-            batch.ratio[rows],
-            batch.candidates[rows],
-        )
+        part = batch.select(rows)
         entropies = masked_cross_entropy(denoiser(part.tokens).logits, part)
         losses.append(entropies.sum(dim=1, dtype=torch.float64))
     return torch.cat(losses)

@@ -121,11 +121,14 @@ def _listed_shared(weights: Weights, messages: Tensor, listed: Tensor) -> Tensor
 
 
 def _gathered_products(x: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-    """(n, k) sum_u x[n, u] table[rows[n, j], u].
+    """(n, k) sum_u x[n, u] table[rows[n, j], u]."""
+    if not x.is_cuda:
+        # Imported where it is used: numba takes a second to import.
+        from pcircuits.execute.numba.gather import gathered_products
 
-    This is the gradient of `embedding_bag` with respect to its weights of samples; by the operation
-    that autograd calls for it, in a quarter of the time that gathering the rows takes.
-    """
+        return gathered_products(x, table, rows)
+    # The gradient of `embedding_bag` with respect to its weights of samples, by the operation that
+    # autograd calls for it: nothing is copied.
     num, listed = rows.shape
     first, bag = _bags(num, listed, rows.device)
     found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(

@@ -110,30 +110,40 @@ def test_an_interrupt_leaves_whole_shards(tmp_path: Path, monkeypatch: pytest.Mo
     denoiser = CountingDenoiser()
     layout = layout_for(denoiser)
     with monkeypatch.context() as patch:
-        interrupt_during(patch, cache_writer, "_shard", at=2)
+        interrupt_during(patch, cache_writer, step=1)
         outcome = write_cache(denoiser, sequences(), layout, tmp_path, show_progress=False)
     assert (outcome.computed, outcome.found, outcome.missing) == (2, 0, 3)
+    assert outcome.interrupted
     with pytest.raises(CheckpointError, match="3 are missing"):
         DenoiserCache(tmp_path)
 
     again = write_cache(denoiser, sequences(), layout, tmp_path, show_progress=False)
 
     assert (again.computed, again.found, again.missing) == (3, 2, 0)
+    assert not again.interrupted
     assert denoiser.rows == 32
 
 
 def test_processes_share_the_shards(tmp_path: Path) -> None:
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     written(whole)
-    denoiser = CountingDenoiser()
-    layout = layout_for(denoiser)
+    computed = []
     for rank in range(2):
-        options = {"share": (rank, 2), "batch_size": 4, "show_progress": False}
-        write_cache(denoiser, sequences(), layout, shared / str(rank), **options)
-    made = [sorted(p.name for p in (shared / str(r)).glob("shard-*")) for r in range(2)]
+        denoiser = CountingDenoiser()
+        layout = layout_for(denoiser)
+        outcome = write_cache(
+            denoiser,
+            sequences(),
+            layout,
+            shared,
+            batch_size=4,
+            share=(rank, 2),
+            show_progress=False,
+        )
+        computed.append(outcome.computed)
 
-    assert set(made[0]).isdisjoint(made[1])
-    assert sorted([*made[0], *made[1]]) == sorted(p.name for p in whole.glob("shard-*"))
+    assert computed == [3, 2]
+    assert list(contents(shared)) == list(contents(whole))
 
 
 def test_the_true_token_is_listed_and_the_rest_counted() -> None:

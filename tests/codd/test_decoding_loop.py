@@ -223,7 +223,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"mode": "full", "block_length": 2}, "block_length: expected none in mode 'full', found 2"),
     ({"mode": "ful"}, "mode: expected one of 'block', 'full', found 'ful'"),
     ({"selection": "best"}, "selection: expected one of 'random', 'low_confidence', .*'best'"),
-    ({"sampler": "joint"}, "sampler: expected one of 'exact', 'latent', 'any_order', found"),
+    ({"sampler": "joint"}, "sampler: expected one of 'exact', 'latent', 'any_order', 'map', found"),
     ({"coupling": "none"}, "coupling: expected one of 'factorised', 'product', 'copula', found"),
     ({"temperature": -0.1}, "temperature: expected a finite number of at least 0, found -0.1"),
     ({"temperature": float("nan")}, "temperature: expected a finite"),

@@ -1,0 +1,58 @@
+"""What decoding tells: the state after every step, and all of it at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """The state after one step.
+
+    Attributes:
+        step: Which step, from 0.
+        num_steps: Steps in all; at most so many with an adaptive quota.
+        tokens: (B, N) new tokens, the mask id where still masked.
+        fixed: (B, N) bool, True where this step fixed a token.
+    """
+
+    step: int
+    num_steps: int
+    tokens: Tensor
+    fixed: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What `generate` returns.
+
+    Attributes:
+        tokens: For each row its whole prompt and new tokens, (P_b + N,), or fewer where the text
+            ends before.
+        completions: (B, N) the new tokens alone.
+        fixed_at: (B, N) int64, the step at which each was fixed, from 0; -1 if it never was.
+        history: The state after each step if it was asked for, else empty.
+        denoiser_calls: Number of calls, each for the whole batch.
+        denoiser_seconds: Wall time of these calls.
+        coupling_seconds: Wall time of building the distributions, choosing and drawing.
+        lengths: (B,) int64, new tokens of each row up to and with its end; None when filling in.
+        log_probs: (B, N) log-probability that the marginal of its step gave each token, zero where
+            none was fixed; None if not asked for.
+    """
+
+    tokens: tuple[Tensor, ...]
+    completions: Tensor
+    fixed_at: Tensor
+    history: tuple[StepRecord, ...]
+    denoiser_calls: int
+    denoiser_seconds: float
+    coupling_seconds: float
+    lengths: Tensor | None = None
+    log_probs: Tensor | None = None
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens that each denoiser call fixed in the mean row."""
+        return float((self.fixed_at >= 0).sum()) / len(self.fixed_at) / max(self.denoiser_calls, 1)

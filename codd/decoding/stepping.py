@@ -1,0 +1,289 @@
+"""One step of decoding: call the denoiser, choose positions, draw them jointly, take some back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from codd.coupling.couplings import CouplingSettings
+from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
+from codd.decoding.base import Capturable, Decodable
+from codd.decoding.clock import Clock
+from codd.decoding.options import DecodingOptions
+from codd.decoding.quotas import AdaptiveQuota, Klass, QuotaView
+from codd.decoding.revision import take_back
+from codd.decoding.samplers import SAMPLERS
+from codd.decoding.schedules import Schedule
+from codd.decoding.selection import score, select
+from codd.decoding.windows import minimum_cover
+from codd.denoisers.base import DenoiserOutput
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What one step starts from.
+
+    Attributes:
+        rows: (B,) int64, which rows of the whole batch these are.
+        tokens: (B, L) ids in view.
+        valid: (B, L) bool, False at padding.
+        given: (B, L) bool, True at prompts and visible tokens that were never to be generated.
+        schedule: How many tokens to fix, if the quota is not adaptive.
+        steps_left: Steps left in this region, this one included.
+        steps: Steps of this region.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    valid: Tensor
+    given: Tensor
+    schedule: Schedule
+    steps_left: int
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """Tokens in view while a step fixes them.
+
+    Attributes:
+        output: What the denoiser said.
+        scene: What the step started from.
+        coupled: (B,) bool, False where the row is decoded factorised.
+        tokens: (B, L) ids, more and more of them fixed.
+        log_probs: (B, L) of the tokens that this step fixed, else zero; None if not asked for.
+    """
+
+    output: DenoiserOutput
+    scene: Scene
+    coupled: Tensor
+    tokens: Tensor
+    log_probs: Tensor | None
+
+
+class Memory:
+    """The marginals of the step before, for rules that compare with them."""
+
+    def __init__(self) -> None:
+        """Starts with nothing remembered."""
+        self._marginals: dict[int, Tensor] = {}
+
+    def forget(self) -> None:
+        """Forgets all: the next step looks at another window."""
+        self._marginals.clear()
+
+    def exchange(self, rows: Tensor, marginals: Tensor) -> Tensor | None:
+        """Remembers (B, W, V) marginals of rows (B,); returns those before, None at the first."""
+        before = [self._marginals.get(row) for row in rows.tolist()]
+        self._marginals.update(zip(rows.tolist(), marginals, strict=True))
+        known = [each for each in before if each is not None]
+        return torch.stack(known) if len(known) == len(before) else None
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Carries out single steps.
+
+    Attributes:
+        model: The denoiser and its coupling.
+        options: How to decode.
+        generator: Source of everything random.
+        clock: Where time is added up.
+        memory: Marginals of the step before.
+    """
+
+    model: Decodable
+    options: DecodingOptions
+    generator: torch.Generator
+    clock: Clock
+    memory: Memory = field(default_factory=Memory)
+
+    def step(self, scene: Scene) -> tuple[Tensor, Tensor | None]:
+        """Fixes some tokens of the region at the end of what is in view.
+
+        Returns:
+            (B, L) ids with more tokens fixed, and (B, L) their log-probabilities or None.
+        """
+        with self.clock.measure("denoiser"):
+            output = self._denoise(scene)
+        with self.clock.measure("coupling"):
+            region, valid = self.options.region_length, scene.valid
+            masked = (scene.tokens == self.model.mask_id) & valid
+            masked[:, :-region] = False
+            count = masked.sum(dim=1)
+            ratio = count / valid[:, -region:].sum(dim=1).clamp(min=1)
+            log_probs = torch.zeros_like(masked, dtype=output.logits.dtype)
+            draft = Draft(
+                output,
+                scene,
+                self._coupled(ratio),
+                scene.tokens,
+                log_probs if self.options.log_probs else None,
+            )
+            revised = self._revised(scene, count)
+            counts = scene.schedule.quota(count, scene.steps_left) + revised.sum(dim=1)
+            counts = torch.minimum(counts, count)
+            if self.options.mode == "block":
+                start = torch.full_like(counts, scene.tokens.shape[1] - self.model.window)
+                draft = self._commit(draft, start, masked, counts, self.options.quota)
+            else:
+                draft = self._commit_anywhere(draft, masked, counts)
+            return draft.tokens.masked_fill(revised, self.model.mask_id), draft.log_probs
+
+    def _denoise(self, scene: Scene) -> DenoiserOutput:
+        """One call; with guidance both with and without what was given."""
+        weight, valid = self.options.guidance, scene.valid
+        attention = None if bool(valid.all()) else valid
+        if weight == 0.0:
+            return self.model.denoise(scene.tokens, attention)
+        blind = scene.tokens.masked_fill(scene.given, self.model.mask_id)
+        both = self.model.denoise(
+            torch.cat((scene.tokens, blind)), None if attention is None else attention.repeat(2, 1)
+        )
+        given, free = both.logits.log_softmax(dim=-1).chunk(2)
+        return replace(both, logits=given + weight * (given - free), hidden=both.hidden.chunk(2)[0])
+
+    def _coupled(self, mask_ratio: Tensor) -> Tensor:
+        limit = self.options.mask_ratio_limit
+        return mask_ratio < (float("inf") if limit is None else limit)
+
+    def _revised(self, scene: Scene, masked: Tensor) -> Tensor:
+        """(B, L) bool, the tokens to mask again."""
+        committed = ~scene.given & scene.valid & (scene.tokens != self.model.mask_id)
+        committed[:, : -self.options.region_length] = False
+        if self.options.revision is None:
+            return torch.zeros_like(committed)
+        probability = self.options.revision.probability(scene.steps_left, scene.steps)
+        # As many more have to be committed now, of those that are masked.
+        room = masked - scene.schedule.quota(masked, scene.steps_left)
+        return take_back(committed, room, probability, self.generator)
+
+    def _commit_anywhere(self, draft: Draft, masked: Tensor, counts: Tensor) -> Draft:
+        """Chooses among all masked positions and draws the windows that cover the chosen."""
+        region = self.options.region_length
+        logits, candidates = draft.output.logits[:, -region:], masked[:, -region:]
+        log_probs = logits.log_softmax(dim=-1)
+        visible = draft.tokens[:, -region:]
+        single = FactorisedDistribution(log_probs, visible, torch.zeros_like(candidates))
+        allowed, number = self._chosen(
+            draft.scene.rows, single, candidates, counts, self.options.quota
+        )
+        selected = torch.zeros_like(masked)
+        selected[:, -region:] = allowed
+        if self.options.quota is None:
+            scores = self._scores(single.marginals, candidates)
+            selected[:, -region:] = select(scores, candidates, number)
+        for window in minimum_cover(selected, self.model.window):
+            draft = self._commit(
+                draft, window.start, window.covered, window.covered.sum(dim=1), None
+            )
+        return draft
+
+    def _scores(self, marginals: Callable[[], Tensor], candidates: Tensor) -> Tensor:
+        return score(self.options.selection, marginals, candidates, self.generator)
+
+    def _chosen(
+        self,
+        rows: Tensor,
+        distribution: TokenDistribution,
+        candidates: Tensor,
+        counts: Tensor,
+        quota: AdaptiveQuota | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(B, W) positions that may be fixed and (B,) how many of them are to be."""
+        if quota is None:
+            return candidates, counts
+        marginals = cache(distribution.marginals)
+        scores = self._scores(marginals, candidates)
+        before = self.memory.exchange(rows, marginals()) if isinstance(quota, Klass) else None
+        chosen = quota.choose(QuotaView(distribution, marginals, candidates, scores, before))
+        return chosen, chosen.sum(dim=1)
+
+    def _commit(
+        self,
+        draft: Draft,
+        start: Tensor,
+        candidates: Tensor,
+        counts: Tensor,
+        quota: AdaptiveQuota | None,
+    ) -> Draft:
+        """Draws `counts` (B,) of the candidates (B, L) of each row's window at `start` (B,)."""
+        for coupling, group in ((self.options.coupling, True), ("factorised", False)):
+            rows = torch.nonzero((draft.coupled == group) & (counts > 0)).squeeze(1)
+            if len(rows):
+                draft = self._commit_rows(draft, rows, start, candidates, counts, quota, coupling)
+        return draft
+
+    def _commit_rows(
+        self,
+        draft: Draft,
+        rows: Tensor,
+        start: Tensor,
+        candidates: Tensor,
+        counts: Tensor,
+        quota: AdaptiveQuota | None,
+        coupling: str | CouplingSettings | None,
+    ) -> Draft:
+        """The same for some of the rows, all of one coupling."""
+        offsets = torch.arange(self.model.window, device=rows.device)
+        within = start[rows].unsqueeze(1) + offsets  # (b, W)
+        current, valid = draft.tokens[rows], draft.scene.valid[rows]
+        distribution = self._distribution(
+            _take(draft.output, rows),
+            current,
+            start[rows],
+            coupling,
+            None if bool(valid.all()) else valid,
+        )
+        allowed, number = self._chosen(
+            draft.scene.rows[rows],
+            distribution,
+            candidates[rows].gather(1, within),
+            counts[rows],
+            quota,
+        )
+        sampler = SAMPLERS[self.options.sampler]
+        drawn = sampler(distribution, allowed, number, self.options.rule, self.generator)
+        window = torch.where(drawn.chosen, drawn.tokens, current.gather(1, within))
+        tokens = draft.tokens.index_copy(0, rows, current.scatter(1, within, window))
+        log_probs = draft.log_probs
+        if log_probs is not None:
+            inside = drawn.tokens.masked_fill(~drawn.chosen, 0).unsqueeze(2)
+            taken = distribution.marginals().gather(2, inside).squeeze(2).log()
+            taken = taken.to(log_probs.dtype).masked_fill(~drawn.chosen, 0.0)
+            own = log_probs[rows]
+            added = own.scatter(1, within, own.gather(1, within) + taken)
+            log_probs = log_probs.index_copy(0, rows, added)
+        return replace(draft, tokens=tokens, log_probs=log_probs)
+
+    def _distribution(
+        self,
+        output: DenoiserOutput,
+        tokens: Tensor,
+        start: Tensor,
+        coupling: str | CouplingSettings | None,
+        valid: Tensor | None,
+    ) -> TokenDistribution:
+        """The window's distribution, by a captured step where that was asked for."""
+        if not self.options.capture or coupling == "factorised":
+            return self.model.distribution(output, tokens, start, coupling=coupling, valid=valid)
+        assert isinstance(self.model, Capturable)  # as the options' check of the model found
+        return self.model.captured_distribution(
+            output,
+            tokens,
+            start,
+            coupling=coupling,
+            valid=valid,
+            temperature=self.options.temperature,
+            generator=self.generator,
+        )
+
+
+def _take(output: DenoiserOutput, rows: Tensor) -> DenoiserOutput:
+    if len(rows) == len(output.logits):
+        return output  # logits of a large vocabulary are not copied for nothing
+    return replace(output, logits=output.logits[rows], hidden=output.hidden[rows])

@@ -1,0 +1,157 @@
+"""Constraints multiplied into the circuit: every sample satisfies them, and figures are exact."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import pcircuits as pc
+from codd.decoding.constraints import ConstrainedModel, at_the_end
+from codd.decoding.loop import generate
+from codd.decoding.selection import SELECTIONS
+from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
+from codd.errors import DecodingError
+from codd.model import CoupledModel
+from codd.modulators.registry import make_modulator
+from codd.vocabulary import CharacterVocabulary
+from tests.support.decoding import assert_follows, rows
+
+TEXTS = ("a", "b", "1", "\ufffd")
+SIZE, WINDOW, LENGTH = len(TEXTS), 6, 5
+PATTERN = r"(a|b)+1+a?"
+ALLOWED = [
+    world
+    for world in itertools.product(range(SIZE), repeat=LENGTH)
+    if re.fullmatch(PATTERN, "".join(TEXTS[token] for token in world))
+]
+
+
+def make_model(kind: str = "static") -> CoupledModel:
+    config = TransformerConfig(SIZE, max_length=8, width=16, num_layers=1, num_heads=2)
+    circuit = pc.CircuitModel(
+        pc.families.hmm(length=WINDOW, num_states=3, num_categories=SIZE), seed=3
+    )
+    torch.manual_seed(1)
+    denoiser = TransformerDenoiser(config).eval()
+    modulator = make_modulator(kind, circuit.plan, denoiser.hidden_size, rank=2)
+    return CoupledModel(
+        denoiser, circuit, modulator, CharacterVocabulary(TEXTS), block_length=LENGTH
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> CoupledModel:
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def pattern() -> pc.Circuit:
+    return pc.families.regular_expression(PATTERN, LENGTH, [*TEXTS[:-1], None])
+
+
+WAYS: list[dict[str, Any]] = [
+    {"sampler": "exact", "coupling": "factorised"},
+    {"sampler": "exact", "coupling": "product"},
+    {"sampler": "latent", "coupling": "copula", "temperature": 0.2},
+    {"sampler": "any_order", "coupling": "copula", "temperature": 0.5, "top_p": 0.8},
+    {"sampler": "map", "coupling": "copula"},
+]
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way['sampler']}-{way['coupling']}")
+def test_all_of_a_thousand_samples_match(
+    model: CoupledModel, pattern: pc.Circuit, selection: str, way: dict[str, Any]
+) -> None:
+    prompts = rows([0], [1, 2, 3, 0, 0, 0, 2]) * 500
+    found = generate(
+        model, prompts, LENGTH, 3, selection=selection, constraint=pattern, seed=1, **way
+    )
+    texts = ["".join(TEXTS[t] for t in row) for row in found.completions.tolist()]
+    assert len(texts) == 1000
+    assert all(re.fullmatch(PATTERN, text) for text in texts)
+
+
+@pytest.mark.parametrize("coupling", ["factorised", "product", "copula"])
+def test_log_probability_equals_enumeration(
+    model: CoupledModel, pattern: pc.Circuit, coupling: str
+) -> None:
+    worlds = torch.tensor(list(itertools.product(range(SIZE), repeat=LENGTH)))
+    visible = torch.full((len(worlds), 1), 2)
+    masked = torch.cat((visible, torch.full_like(worlds, model.mask_id)), dim=1)
+    start = torch.zeros(len(worlds), dtype=torch.int64)
+    whole = torch.cat((visible, worlds), dim=1)
+    with torch.no_grad():
+        output = model.denoise(masked)
+        free = model.distribution(output, masked, start, coupling=coupling).log_prob(whole)
+        bound = ConstrainedModel(model, pattern).distribution(
+            output, masked, start, coupling=coupling
+        )
+        found = bound.log_prob(whole)
+    allowed = torch.tensor([tuple(world) in set(ALLOWED) for world in worlds.tolist()])
+    expected = torch.where(allowed, free - free[allowed].logsumexp(0), -torch.inf)
+    torch.testing.assert_close(found.double(), expected.double(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["exact", "any_order"])
+def test_one_step_follows_the_constrained_joint(
+    model: CoupledModel, pattern: pc.Circuit, sampler: str
+) -> None:
+    worlds = torch.tensor(list(itertools.product(range(SIZE), repeat=LENGTH)))
+    visible = torch.full((len(worlds), 1), 2)
+    masked = torch.cat((visible, torch.full_like(worlds, model.mask_id)), dim=1)
+    start = torch.zeros(len(worlds), dtype=torch.int64)
+    with torch.no_grad():
+        free = model.distribution(model.denoise(masked), masked, start)
+        table = free.log_prob(torch.cat((visible, worlds), dim=1)).exp().double()
+    table *= torch.tensor([tuple(world) in set(ALLOWED) for world in worlds.tolist()])
+    found = generate(model, rows([2]) * 8_000, LENGTH, 1, sampler=sampler, constraint=pattern)
+    expected = (table / table.sum()).view((SIZE,) * LENGTH).numpy()
+    assert_follows(found.completions, expected)
+
+
+def test_an_automaton_over_ids_is_a_constraint(model: CoupledModel) -> None:
+    two = pc.families.automaton([{2: 1, None: 0}, {2: 2, None: 1}, {None: 2}], {2}, LENGTH, SIZE)
+    found = generate(model, rows([0]) * 200, LENGTH, 5, selection="random", constraint=two)
+    assert bool(((found.completions == 2).sum(dim=1) >= 2).all())
+
+
+def test_what_stands_before_is_free(pattern: pc.Circuit) -> None:
+    moved = pc.compile_circuit(at_the_end(pattern, WINDOW + 1))
+    tokens = torch.tensor([[3, 0, 0, 1, 0, 2, 2], [3, 0, 2, 1, 0, 2, 2], [3, 0, 2, 1, 0, 3, 2]])
+    values = pc.forward(moved, {}, pc.Evidence(tokens))
+    assert values.tolist() == [0.0, -torch.inf, -torch.inf]
+
+
+def test_modulated_parameters_are_refused_and_the_factorised_output_is_not(
+    pattern: pc.Circuit,
+) -> None:
+    model = make_model("latent")
+    with pytest.raises(DecodingError, match="parameters that all windows share"):
+        generate(model, rows([0]), LENGTH, 1, constraint=pattern)
+    generate(model, rows([0]), LENGTH, 1, constraint=pattern, coupling="factorised")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "full"}, "single block, found mode 'full'"),
+        ({"block_length": 1}, "single block, found mode 'block' with 5 regions"),
+        ({"new_tokens": 4}, "expected one over the 4 new tokens, found 5"),
+    ],
+)
+def test_constraints_that_do_not_fit_are_refused(
+    model: CoupledModel, pattern: pc.Circuit, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DecodingError, match=message):
+        generate(
+            model,
+            rows([0]),
+            **{"new_tokens": LENGTH, **options},
+            tokens_per_step=1,
+            constraint=pattern,
+        )
