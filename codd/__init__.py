@@ -17,6 +17,9 @@ from codd.coupling.distribution import (
     TokenDistribution,
 )
 from codd.modulators.registry import MODULATORS, make_modulator
+from codd.decoding.quotas import EntropyBound, Factor, Klass, Threshold, TotalCorrelation
+from codd.decoding.revision import CappedRevision, RescaledRevision
+from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import Generation, generate, infill
 from codd.model import CoupledModel
 
@@ -24,16 +27,24 @@ __all__ = [
     "BPEVocabulary",
     "ByteVocabulary",
     "COUPLINGS",
+    "CappedRevision",
     "CharacterVocabulary",
+    "ConstrainedModel",
     "CoupledDistribution",
     "CoupledModel",
     "CouplingSettings",
     "Denoiser",
     "DenoiserOutput",
+    "EntropyBound",
+    "Factor",
     "FactorisedDistribution",
     "Generation",
+    "Klass",
     "MODULATORS",
+    "RescaledRevision",
+    "Threshold",
     "TokenDistribution",
+    "TotalCorrelation",
     "TransformerConfig",
     "TransformerDenoiser",
     "Vocabulary",

@@ -15,6 +15,7 @@ from codd.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.step import CouplingStepper
+from codd.decoding.arguments import is_given
 from codd.decoding.loop import Generation, generate
 from codd.denoisers.base import DenoiserOutput
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
@@ -212,7 +213,7 @@ class CoupledModel(nn.Module):
         prompts: str | Sequence[str],
         *,
         new_tokens: int | None = None,
-        steps: int = 8,
+        steps: int | None = None,
         **options: Any,
     ) -> list[str]:
         """Continues texts; see `codd.decoding.loop.generate` for all options.
@@ -220,8 +221,8 @@ class CoupledModel(nn.Module):
         Args:
             prompts: One text or several, each of at least one character.
             new_tokens: Tokens to add to each; default one block.
-            steps: Denoiser calls in all.
-            **options: `selection`, `sampler`, `coupling`, `temperature`, `top_p`, `mode`,
+            steps: Denoiser calls in all; default 8 where no other option says how fast.
+            **options: `selection`, `quota`, `sampler`, `coupling`, `temperature`, `top_p`, `mode`,
                 `block_length`, `mask_ratio_limit`, `seed`, ...
 
         Returns:
@@ -230,6 +231,9 @@ class CoupledModel(nn.Module):
         Raises:
             DecodingError: If an option is impossible.
         """
+        paces = ("steps", "tokens_per_step", "quota")
+        if steps is None and not any(is_given(name, options) for name in paces):
+            steps = 8
         found = self.generate_tokens(prompts, new_tokens=new_tokens, steps=steps, **options)
         return [self.vocabulary.decode(row) for row in found.tokens]
 
@@ -245,9 +249,9 @@ class CoupledModel(nn.Module):
         """As `generate`, with tokens, their steps, history and timings."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded = [self.vocabulary.encode(text) for text in texts]
-        return generate(
-            self, encoded, self.block if new_tokens is None else new_tokens, steps, **options
-        )
+        if new_tokens is None and not is_given("new_tokens", options):
+            new_tokens = self.block
+        return generate(self, encoded, new_tokens, steps, **options)
 
     def save_pretrained(
         self,

@@ -42,6 +42,12 @@ def add_parser(commands: Any) -> None:
         help=f"tokens to fix at each denoiser call; default {_TOKENS_PER_STEP}, or the block if it "
         "is shorter",
     )
+    pace.add_argument(
+        "--quota",
+        metavar="RULE",
+        help="as many as a rule allows: threshold=0.9, factor=1, entropy_bound=0.1, klass=0.01,0.6 "
+        "or total_correlation=0.5",
+    )
     parser.add_argument(
         "--compare", action="store_true", help="print each text without and with coupling"
     )
@@ -79,13 +85,16 @@ def _texts(model: CoupledModel, args: argparse.Namespace, coupling: str | None) 
     tokens = model.block if args.tokens is None else args.tokens
     region = (args.block or model.block) if args.mode == "block" else tokens
     pace = args.tokens_per_step
-    if args.steps is None and pace is None:
+    if args.steps is None and pace is None and args.quota is None:
         pace = min(_TOKENS_PER_STEP, region)
     found = model.generate_tokens(
         args.prompts,
         new_tokens=tokens,
         steps=args.steps,
         tokens_per_step=pace,
+        quota=args.quota,
+        revision=args.revision,
+        guidance=args.guidance,
         mode=args.mode,
         block_length=args.block,
         selection=args.selection,
@@ -111,6 +120,18 @@ def _add_order(group: Any) -> None:
         choices=MODES,
         default="block",
         help="block after block, or anywhere among the new tokens; default %(default)s",
+    )
+    group.add_argument(
+        "--revision",
+        metavar="RULE",
+        help="take tokens back: remdm_cap=0.02 or remdm_rescale=0.05; needs --steps",
+    )
+    group.add_argument(
+        "--guidance",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="weight of classifier-free guidance; default %(default)s",
     )
     group.add_argument(
         "--block", type=int, metavar="N", help="tokens of a block; default the model's own"

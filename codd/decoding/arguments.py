@@ -38,6 +38,12 @@ _SELECTIONS = {
 _QUOTAS = {"threshold": Threshold, "factor": Factor}
 
 
+def is_given(argument: str, options: Mapping[str, Any]) -> bool:
+    """Whether options name one of our arguments, in any spelling."""
+    names = {argument, *(other for other, own in SPELLINGS.items() if own == argument)}
+    return any(options.get(name) is not None for name in names)
+
+
 def read_spellings(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     """Puts arguments in other spellings among our own.
 

@@ -106,6 +106,19 @@ def test_generation_keeps_the_prompt_and_repeats_with_its_seed() -> None:
     assert texts != model.generate(["the cat", "a"], new_tokens=8, steps=4, seed=6)
 
 
+def test_defaults_make_room_for_other_spellings_and_paces() -> None:
+    model = tiny_model()
+    named = model.generate("the cat", new_tokens=8, steps=4, seed=5)
+
+    assert named == model.generate("the cat", gen_length=8, num_steps=4, seed=5)
+    assert len(model.generate("the cat", gen_length=8)[0]) == len("the cat") + 8
+    # A bound of no entropy fixes one token a call, of much entropy a block.
+    quotas = (codd.EntropyBound(0.0), codd.EntropyBound(1e3))
+    found = [model.generate_tokens("the cat", new_tokens=8, quota=quota) for quota in quotas]
+    assert [own.denoiser_calls for own in found] == [8, 2]
+    assert len(model.generate("the cat", quota="entropy_bound=1000")[0]) == len("the cat") + 4
+
+
 @pytest.mark.parametrize("modulator", codd.MODULATORS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-2)])
 @torch.no_grad()
