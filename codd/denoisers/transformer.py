@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codd.denoisers.base import DenoiserOutput
-from codd.errors import ConfigError, DenoiserError
+from codd.denoisers.base import DenoiserModule, DenoiserOutput
+from codd.errors import ConfigError
 
 ROPE_BASE = 10_000.0
 
@@ -66,8 +66,10 @@ class TransformerConfig:
             raise ConfigError(f"dropout: expected 0 <= dropout < 1, found {self.dropout}")
 
 
-class TransformerDenoiser(nn.Module):
+class TransformerDenoiser(DenoiserModule):
     """Pre-norm bidirectional transformer; implements `codd.denoisers.base.Denoiser`.
+
+    The mask is the id after the last category.
 
     It is not told the mask ratio: it sees it (Ou et al. 2024, arXiv 2406.03736).
 
@@ -76,12 +78,18 @@ class TransformerDenoiser(nn.Module):
         seed: Seed of the initial weights.
     """
 
+    kind = "transformer"
     cosine: Tensor
     sine: Tensor
 
     def __init__(self, config: TransformerConfig, *, seed: int = 0) -> None:
         """Draws initial weights from `seed` without touching the global generator."""
-        super().__init__()
+        super().__init__(
+            num_categories=config.num_categories,
+            mask_id=config.num_categories,
+            hidden_size=config.width,
+            max_length=config.max_length,
+        )
         self.config = config
         with torch.random.fork_rng(devices=[]):  # PyTorch's modules draw weights when made
             self.embedding = nn.Embedding(config.num_categories + 1, config.width)
@@ -92,26 +100,6 @@ class TransformerDenoiser(nn.Module):
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
         _initialise(self, seed)
-
-    @property
-    def num_categories(self) -> int:
-        """V, the number of tokens that can be predicted."""
-        return self.config.num_categories
-
-    @property
-    def mask_id(self) -> int:
-        """The id after the last category."""
-        return self.config.num_categories
-
-    @property
-    def hidden_size(self) -> int:
-        """D, the width of the hidden states."""
-        return self.config.width
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence, in tokens."""
-        return self.config.max_length
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
         """Predicts all tokens of a batch.
@@ -126,40 +114,14 @@ class TransformerDenoiser(nn.Module):
         Raises:
             DenoiserError: If shapes, types or ids are wrong.
         """
-        self._check(tokens, attention_mask)
+        self.check_tokens(tokens, attention_mask)
         length = tokens.shape[1]
         x = self.embedding(tokens)  # (B, L, D)
         rotary = (self.cosine[:length].to(x.dtype), self.sine[:length].to(x.dtype))
         for block in self.blocks:
             x = block(x, rotary, attention_mask)
         hidden = self.norm(x)
-        logits = self.head(hidden)
-        precise = torch.promote_types(logits.dtype, torch.float32)
-        return DenoiserOutput(logits=logits.to(precise), hidden=hidden.to(precise))
-
-    def _check(self, tokens: Tensor, attention_mask: Tensor | None) -> None:
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise DenoiserError(
-                f"tokens: expected int64 of shape (B, L), found {tokens.dtype} of shape "
-                f"{tuple(tokens.shape)}"
-            )
-        if not 1 <= tokens.shape[1] <= self.max_length:
-            raise DenoiserError(
-                f"tokens: expected 1 to {self.max_length} positions, found {tokens.shape[1]}"
-            )
-        low, high = (int(v) for v in torch.aminmax(tokens)) if tokens.numel() else (0, 0)
-        if low < 0 or high > self.mask_id:
-            raise DenoiserError(
-                f"tokens: expected ids in [0, {self.mask_id}] (the last is the mask), "
-                f"found {low} to {high}"
-            )
-        if attention_mask is not None and (
-            attention_mask.shape != tokens.shape or attention_mask.dtype != torch.bool
-        ):
-            raise DenoiserError(
-                f"attention_mask: expected bool of shape {tuple(tokens.shape)}, found "
-                f"{attention_mask.dtype} of shape {tuple(attention_mask.shape)}"
-            )
+        return self.finish(self.head(hidden), hidden)
 
 
 class _Block(nn.Module):

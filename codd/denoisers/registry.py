@@ -1,0 +1,226 @@
+"""The denoisers by kind: which reader takes a folder, and how a denoiser is stored again.
+
+A small network of this package is stored whole, as its configuration and its tensors. A published
+one is stored as a reference: its name, the commit, and a fingerprint that is checked when it is
+read again. So a coupled model need not copy billions of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codd.checkpoint import DESCRIPTION, has_checkpoint, load_checkpoint, save_checkpoint
+from codd.denoisers import masked_lm
+from codd.denoisers.base import DenoiserModule, LoadOptions, Origin
+from codd.denoisers.folders import NetworkFolder, open_folder
+from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
+from codd.errors import CheckpointError, CoddError, ConfigError
+
+_CHECKPOINT_KIND = "denoiser"
+
+
+@dataclass(frozen=True)
+class PublishedKind:
+    """A family of published networks.
+
+    Attributes:
+        reads: Says by config.json whether a folder is of this kind.
+        read: Loads it.
+    """
+
+    reads: Callable[[dict[str, Any]], bool]
+    read: Callable[[NetworkFolder, LoadOptions], DenoiserModule]
+
+
+@dataclass(frozen=True)
+class OwnKind:
+    """A network of this package, made from its configuration.
+
+    Attributes:
+        to_json: Its configuration.
+        make: The network from it; its weights are loaded afterwards.
+    """
+
+    to_json: Callable[[Any], dict[str, Any]]
+    make: Callable[[dict[str, Any]], DenoiserModule]
+
+
+PUBLISHED: dict[str, PublishedKind] = {
+    "masked-lm": PublishedKind(masked_lm.reads, masked_lm.read),
+}
+OWN: dict[str, OwnKind] = {
+    "transformer": OwnKind(
+        lambda denoiser: asdict(denoiser.config),
+        lambda config: TransformerDenoiser(TransformerConfig(**config)),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class StoredDenoiser:
+    """What brings a denoiser back.
+
+    Attributes:
+        description: JSON: its kind, and its configuration or where it is published.
+        tensors: Its weights; none if it is stored as a reference.
+    """
+
+    description: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def load_denoiser(
+    name: str | Path,
+    *,
+    kind: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> DenoiserModule:
+    """Reads a denoiser, in evaluation mode.
+
+    Args:
+        name: A folder that `save_denoiser` wrote, a folder with a published network's
+            config.json and safetensors, or an id on the Hugging Face hub (extra `hub`).
+        kind: A name in `PUBLISHED`; None to tell by the configuration.
+        revision: Branch, tag or commit on the hub; None for the newest.
+        dtype: Of the weights; None for that of the files.
+
+    Raises:
+        CheckpointError: If there is none, it is damaged, or no reader takes it.
+    """
+    if has_checkpoint(name):
+        return _load_own(Path(name), dtype)
+    folder = open_folder(name, revision)
+    denoiser = PUBLISHED[_kind_of(folder, kind)].read(folder, LoadOptions(dtype))
+    denoiser.requires_grad_(False).set_origin(folder.origin())
+    return denoiser.eval()
+
+
+def save_denoiser(
+    folder: str | Path, denoiser: nn.Module, *, record: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a denoiser to a folder that `load_denoiser` reads.
+
+    Args:
+        folder: Made if missing.
+        denoiser: What to store; see `store_denoiser`.
+        record: JSON values about how it was made.
+
+    Raises:
+        ConfigError: If it is of no known kind.
+    """
+    stored = store_denoiser(denoiser)
+    metadata = {
+        "kind": _CHECKPOINT_KIND,
+        "denoiser": stored.description,
+        "record": dict(record or {}),
+    }
+    save_checkpoint(folder, stored.tensors, metadata)
+
+
+def store_denoiser(denoiser: nn.Module) -> StoredDenoiser:
+    """Says what brings a denoiser back: a reference if it was published, else all of it.
+
+    Raises:
+        ConfigError: If it is of no known kind, or a published one whose weights were changed.
+    """
+    kind = str(getattr(denoiser, "kind", ""))
+    origin = getattr(denoiser, "origin", None)
+    if origin is not None:
+        return StoredDenoiser({"kind": kind, "origin": asdict(origin)}, {})
+    if kind not in OWN:
+        raise ConfigError(
+            f"denoiser: expected one of this package's ({', '.join(OWN)}), or one as "
+            f"`load_denoiser` read it, found {type(denoiser).__name__}"
+        )
+    description = {"kind": kind, "config": OWN[kind].to_json(denoiser)}
+    return StoredDenoiser(description, dict(denoiser.state_dict()))
+
+
+def restore_denoiser(
+    stored: StoredDenoiser, *, name: str | Path | None = None, dtype: torch.dtype | None = None
+) -> DenoiserModule:
+    """Brings back what `store_denoiser` described, in evaluation mode.
+
+    Args:
+        stored: Description and tensors.
+        name: Where a published network is now, if not where it was.
+        dtype: Of the weights; None for that of the files.
+
+    Raises:
+        CheckpointError: If it is damaged, or the published network is gone or another one.
+    """
+    description = stored.description
+    kind, origin = description.get("kind"), description.get("origin")
+    if origin is not None:
+        return _load_origin(str(kind), origin, name, dtype)
+    if kind not in OWN:
+        raise CheckpointError(f"denoiser: expected a kind of {', '.join(OWN)}, found {kind!r}")
+    try:
+        denoiser = OWN[kind].make(dict(description["config"]))
+        wanted = dtype or _widest(stored.tensors)
+        denoiser.to(wanted).load_state_dict(stored.tensors)
+    except (CoddError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{kind} denoiser: missing or damaged field {error}") from error
+    return denoiser.eval()
+
+
+def _widest(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """float64 if weights are stored so, else float32: half precision is for files and devices."""
+    return torch.float64 if torch.float64 in {t.dtype for t in tensors.values()} else torch.float32
+
+
+def _load_own(folder: Path, dtype: torch.dtype | None) -> DenoiserModule:
+    checkpoint = load_checkpoint(folder)
+    found = checkpoint.metadata.get("kind")
+    if found != _CHECKPOINT_KIND:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION}: expected a checkpoint of kind {_CHECKPOINT_KIND!r}, found "
+            f"{found!r}"
+        )
+    description = checkpoint.metadata.get("denoiser")
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{folder / DESCRIPTION}: expected a denoiser's description")
+    return restore_denoiser(StoredDenoiser(description, checkpoint.tensors), dtype=dtype)
+
+
+def _load_origin(
+    kind: str, origin: Any, name: str | Path | None, dtype: torch.dtype | None
+) -> DenoiserModule:
+    try:
+        expected = Origin(**origin)
+    except TypeError as error:
+        raise CheckpointError(f"{kind} denoiser: missing or damaged field {error}") from error
+    if kind not in PUBLISHED:
+        raise CheckpointError(
+            f"denoiser: expected a kind of {', '.join(PUBLISHED)}, found {kind!r}"
+        )
+    place = name or expected.name
+    revision = None if Path(place).is_dir() else expected.revision
+    found = open_folder(place, revision).origin()
+    if found.fingerprint != expected.fingerprint:
+        raise CheckpointError(
+            f"{place}: expected the network of fingerprint {expected.fingerprint[:12]}, found "
+            f"{found.fingerprint[:12]}: it is another one, or was changed"
+        )
+    return load_denoiser(place, kind=kind, revision=revision, dtype=dtype)
+
+
+def _kind_of(folder: NetworkFolder, kind: str | None) -> str:
+    if kind is not None and kind not in PUBLISHED:
+        raise CheckpointError(f"kind: expected one of {', '.join(PUBLISHED)}, found {kind!r}")
+    if kind is not None:
+        return kind
+    for known, published in PUBLISHED.items():
+        if published.reads(folder.config):
+            return known
+    described = {name: folder.config.get(name) for name in ("model_type", "architectures")}
+    raise CheckpointError(
+        f"{folder.name}: expected a network of a kind in {', '.join(PUBLISHED)}, found {described}"
+    )
