@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from matplotlib.axes import Axes
 from pcircuits import viz
 from pcircuits.cli.arguments import add_given, add_model, new_parser, what_is_known
 from pcircuits.cli.models import read_model
+from pcircuits.compile.compiler import compile_circuit
 from pcircuits.errors import FormatError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.files import write_atomically
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit
+from pcircuits.viz.save import FORMATS
 
-_SUFFIXES = (".png", ".svg", ".pdf")
 Picture = Callable[[WeightedCircuit, Evidence | None, str], Axes]
 PICTURES: dict[str, Picture] = {
     "circuit": lambda weighted, given, detail: viz.draw(weighted, detail=detail),
@@ -35,6 +34,8 @@ PICTURES: dict[str, Picture] = {
     ),
     "transition": lambda weighted, given, detail: viz.transition(CircuitModel.of(weighted)),
     "emission": lambda weighted, given, detail: viz.emission(CircuitModel.of(weighted)),
+    "states": lambda weighted, given, detail: viz.states(CircuitModel.of(weighted)),
+    "cost": lambda weighted, given, detail: viz.plan_cost(compile_circuit(weighted.circuit)),
 }
 """Name on the command line -> picture; a new one is one line here."""
 _WITH_EVIDENCE = ("marginals", "dependencies", "dependency-graph")
@@ -59,7 +60,7 @@ def add_parser(commands: Any) -> None:
     )
     add_given(parser)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help=", ".join(_SUFFIXES)
+        "--output", type=Path, required=True, metavar="FILE", help=", ".join(FORMATS)
     )
     parser.set_defaults(run=run)
 
@@ -70,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CircuitError: If the model or an option is wrong.
     """
-    if args.output.suffix.lower() not in _SUFFIXES:
+    if args.output.suffix.lower() not in FORMATS:
         raise FormatError(
-            f"{args.output}: expected one of {', '.join(_SUFFIXES)}; found {args.output.suffix!r}"
+            f"{args.output}: expected one of {', '.join(FORMATS)}; found {args.output.suffix!r}"
         )
     if args.detail is not None and args.picture != "circuit":
         raise FormatError(f"--detail is for --picture circuit; found {args.picture!r}")
@@ -81,15 +82,7 @@ def run(args: argparse.Namespace) -> int:
     weighted = read_model(args.model)
     given = what_is_known(weighted.circuit, None, None, args.given).evidence
     matplotlib.use("Agg")  # only files are written: no window system is needed
-    _write(args.output, PICTURES[args.picture](weighted, given, args.detail or "auto"))
+    viz.save(PICTURES[args.picture](weighted, given, args.detail or "auto"), args.output)
+    pyplot.close("all")
     print(f"wrote {args.output}")
     return 0
-
-
-def _write(path: Path, axes: Axes) -> None:
-    figure = axes.get_figure(root=True)
-    assert figure is not None, "it was made for the picture"
-    stream = io.BytesIO()
-    figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
-    pyplot.close(figure)
-    write_atomically(path, stream.getvalue())

@@ -13,10 +13,11 @@ from matplotlib.patches import Circle, FancyBboxPatch, Patch
 
 from pcircuits.viz.scene import RADIUS, SMALL, Box, Scene, Symbol, free_point
 from pcircuits.viz.style import (
-    COLOURS,
+    BLUE,
     FONT_SIZE,
     GREY,
     INK,
+    ORANGE,
     PALE,
     WHITE,
     filled_axes,
@@ -25,8 +26,8 @@ from pcircuits.viz.style import (
     text_width,
 )
 
-_FILLS = {"sum": "#CFE5F3", "product": "#F8DCC9", "input": PALE}
-_EDGES = {"sum": COLOURS[0], "product": COLOURS[1], "input": GREY}
+_FILLS = {"sum": "#CFE5F3", "product": "#FBE9C6", "input": PALE}
+_EDGES = {"sum": BLUE, "product": ORANGE, "input": GREY}
 _SIGNS = {"sum": "+", "product": "×"}
 _MARGIN, _LARGEST = 0.1, (18.0, 16.0)
 _CENTRED: dict[str, Any] = {

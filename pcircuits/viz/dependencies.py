@@ -16,7 +16,18 @@ from pcircuits.errors import StructureError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.module import CircuitModel
 from pcircuits.viz.heat import heat_map, label_axis
-from pcircuits.viz.style import COLOURS, FONT_SIZE, GREY, INK, PALE, axes_or_new, plain, text_width
+from pcircuits.viz.style import (
+    BLUE,
+    FONT_SIZE,
+    GREY,
+    INK,
+    PALE,
+    SKY,
+    axes_or_new,
+    entitle,
+    plain,
+    text_width,
+)
 from pcircuits.viz.subject import checked_names, chosen_row, one_row
 
 _THINNEST, _THICKEST = 0.4, 6.0
@@ -48,19 +59,49 @@ def dependencies(
         StructureError: If there are too few or many names.
         EvidenceError: If the evidence does not fit or is impossible, or has no such row.
     """
-    names = checked_names(variable_names, model.circuit.num_variables, "variable names", "X")
-    information, _ = _information(model, evidence, row)
+    information, observed = _information(model, evidence, row)
+    return information_map(information, observed=observed, variable_names=variable_names, ax=ax)
+
+
+def information_map(
+    information: Tensor,
+    *,
+    observed: Tensor | None = None,
+    variable_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a matrix of mutual information that is known already as a heat map.
+
+    Args:
+        information: (L, L) nats; the diagonal is left out.
+        observed: (L,) bool, variables that are left out and named in grey; default none.
+        variable_names: L names; default X0, X1, ...
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        StructureError: If it is not a square matrix, or there are too few or many names.
+    """
+    known = _checked_observed(information, observed)
+    names = checked_names(variable_names, len(information), "variable names", "X")
     side = float(np.clip(0.3 * len(names) + 1.4, 3.2, 9.0))
     axes = heat_map(
-        information.numpy(),
+        _hidden(information, known).numpy(),
         "mutual information (nats)",
         (side + 0.9, side),
         limits=(0.0, None),
         ax=ax,
     )
     axes.set_aspect("equal")
+    given = known.tolist()
     for axis in (axes.xaxis, axes.yaxis):
         label_axis(axis, names, "variable", side - 1.0)
+        for text in axis.get_ticklabels():
+            place = text.get_position()[axis is axes.yaxis]
+            text.set_color(GREY if given[round(place)] else INK)
+    entitle(axes, "which variables depend on which")
     return axes
 
 
@@ -93,37 +134,93 @@ def dependency_graph(
         StructureError: If there are too few or many names, or `num_edges` is below one.
         EvidenceError: If the evidence does not fit or is impossible, or has no such row.
     """
-    names = checked_names(variable_names, model.circuit.num_variables, "variable names", "X")
+    information, observed = _information(model, evidence, row)
+    return information_graph(
+        information,
+        observed=observed,
+        num_edges=num_edges,
+        variable_names=variable_names,
+        ax=ax,
+    )
+
+
+def information_graph(
+    information: Tensor,
+    *,
+    observed: Tensor | None = None,
+    num_edges: int | None = None,
+    variable_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a matrix of mutual information that is known already as `dependency_graph` does.
+
+    Args:
+        information: (L, L) nats; the diagonal is left out.
+        observed: (L,) bool, variables without lines, drawn grey; default none.
+        num_edges: Lines drawn; default two for each variable.
+        variable_names: L names; default X0, X1, ...
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        StructureError: If it is not a square matrix, there are too few or many names, or
+            `num_edges` is below one.
+    """
+    known = _checked_observed(information, observed)
+    names = checked_names(variable_names, len(information), "variable names", "X")
     if num_edges is not None and num_edges < 1:
         raise StructureError(f"expected num_edges >= 1; found {num_edges}")
-    information, observed = _information(model, evidence, row)
+    information = _hidden(information, known)
     pairs = _strongest(information, 2 * len(names) if num_edges is None else num_edges)
     places = _circle(_order(information))
     longest = max(text_width(plain(name)) for name in names)
     side = float(np.clip(0.09 * len(names), 1.2, 4.0)) + longest + 0.2
     axes = axes_or_new(ax, (2 * side + 0.4, 2 * side))
     _draw_pairs(axes, pairs, places)
-    _draw_names(axes, names, observed.tolist(), places)
+    _draw_names(axes, names, known.tolist(), places)
     reach = side / (side - longest - 0.2)
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
     axes.set_aspect("equal")
     axes.axis("off")
     if pairs:
-        title = f"mutual information, thickest line {pairs[0][2]:.3g} nats"
-        axes.set_title(title, fontsize=FONT_SIZE + 1)
+        entitle(axes, f"mutual information, thickest line {pairs[0][2]:.3g} nats")
     return axes
 
 
 def _information(model: CircuitModel, evidence: Evidence | None, row: int) -> tuple[Tensor, Tensor]:
-    """(L, L) nats, NaN where there is nothing to tell, and (L,) which variables are observed."""
+    """(L, L) nats and (L,) which variables are observed."""
     given = one_row(evidence or Evidence(), row)
     with torch.no_grad():
         found = chosen_row(model.mutual_information(given), 0)
     mask = given.mask()
-    observed = torch.zeros(len(found)).bool() if mask is None else mask[0].cpu()
-    hidden = torch.eye(len(found)).bool() | observed | observed[:, None]
-    return found.masked_fill(hidden, torch.nan), observed
+    return found, torch.zeros(len(found)).bool() if mask is None else mask[0].cpu()
+
+
+def _checked_observed(information: Tensor, observed: Tensor | None) -> Tensor:
+    """(L,) bool on the CPU.
+
+    Raises:
+        StructureError: If the information is not square or not about these variables.
+    """
+    length = len(information)
+    if information.shape != (length, length) or not length:
+        raise StructureError(
+            f"expected mutual information (L, L); found shape {tuple(information.shape)}"
+        )
+    if observed is None:
+        return torch.zeros(length, dtype=torch.bool)
+    if observed.shape != (length,):
+        raise StructureError(f"expected observed ({length},); found {tuple(observed.shape)}")
+    return observed.detach().bool().cpu()
+
+
+def _hidden(information: Tensor, observed: Tensor) -> Tensor:
+    """(L, L) float64 nats, NaN where there is nothing to tell."""
+    hidden = torch.eye(len(observed)).bool() | observed | observed[:, None]
+    return information.detach().double().cpu().masked_fill(hidden, torch.nan)
 
 
 def _strongest(information: Tensor, count: int) -> list[tuple[int, int, float]]:
@@ -162,7 +259,7 @@ def _draw_pairs(axes: Axes, pairs: Sequence[tuple[int, int, float]], places: np.
     lines = LineCollection(
         [[tuple(places[i]), tuple(places[j])] for i, j, _ in pairs],
         linewidths=[max(_THINNEST, _THICKEST * nats / most) for _, _, nats in pairs],
-        colors=COLOURS[0],
+        colors=BLUE,
         alpha=0.75,
         capstyle="round",
         zorder=1,
@@ -174,7 +271,7 @@ def _draw_pairs(axes: Axes, pairs: Sequence[tuple[int, int, float]], places: np.
 def _draw_names(
     axes: Axes, names: Sequence[str], observed: Sequence[bool], places: np.ndarray
 ) -> None:
-    faces = [PALE if known else COLOURS[5] for known in observed]
+    faces = [PALE if known else SKY for known in observed]
     axes.scatter(places[:, 0], places[:, 1], s=42, c=faces, edgecolors=INK, zorder=2)
     for name, known, (x, y) in zip(names, observed, places, strict=True):
         angle = math.degrees(math.atan2(y, x))

@@ -24,7 +24,7 @@ from pcircuits.viz.diagram import (
 )
 from pcircuits.viz.plan import draw_plan
 from pcircuits.viz.scene import Scene, Symbol, arrange
-from pcircuits.viz.style import COLOURS, GREY, number
+from pcircuits.viz.style import GREEN, GREY, number
 from pcircuits.viz.subject import Drawable, Subject, checked_names
 
 DETAILS = ("auto", "units", "nodes", "plan")
@@ -133,7 +133,7 @@ def _flow_styles(counts: Sequence[float]) -> list[EdgeStyle]:
     return [
         EdgeStyle(
             width=max(_THINNEST, _THICKEST * count / most),
-            colour=COLOURS[2] if count * _THICKEST / most > _THINNEST else GREY,
+            colour=GREEN if count * _THICKEST / most > _THINNEST else GREY,
             label=f"{count:.3g}" if labelled else "",
         )
         for count in counts

@@ -9,11 +9,13 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from pcircuits.viz.style import FONT_SIZE, PALE, SEQUENTIAL, axes_or_new, plain, text_width
 
 _LABEL_SIZE = FONT_SIZE - 1
+_SHARP = 200
 _LINE = 1.35 * _LABEL_SIZE / 72
 
 
@@ -23,6 +25,7 @@ def heat_map(
     size: tuple[float, float],
     *,
     limits: tuple[float, float | None],
+    logarithmic: bool = False,
     ax: Axes | None,
 ) -> Axes:
     """Draws a matrix, its first row on top, with a bar that gives the scale.
@@ -32,6 +35,8 @@ def heat_map(
         quantity: What the numbers are, with their unit.
         size: Width and height of a new figure in inches.
         limits: Ends of the colour scale; an upper end of None is the largest number.
+        logarithmic: Whether the colours are of logarithms; what is below the lower end, which has
+            to be positive, gets its colour.
         ax: Where to draw, or None.
     """
     axes = axes_or_new(ax, size)
@@ -40,10 +45,19 @@ def heat_map(
         finite = numbers[np.isfinite(numbers)]
         high = float(finite.max()) if finite.size and finite.max() > low else low + 1.0
     axes.set_facecolor(PALE)
+    scale = LogNorm if logarithmic else Normalize
+    # More cells than dots are averaged, few are drawn with sharp sides.
+    smooth = "antialiased" if max(numbers.shape) > _SHARP else "nearest"
     image = axes.imshow(
-        numbers, cmap=SEQUENTIAL, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+        np.maximum(numbers, low) if logarithmic else numbers,
+        cmap=SEQUENTIAL,
+        norm=scale(low, high),
+        aspect="auto",
+        interpolation=smooth,
     )
-    bar = axes.figure.colorbar(image, ax=axes, label=quantity)
+    bar = axes.figure.colorbar(
+        image, ax=axes, label=quantity, extend="min" if logarithmic else "neither"
+    )
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=_LABEL_SIZE)
     return axes

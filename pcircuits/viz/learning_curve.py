@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from pcircuits.errors import StructureError
 from pcircuits.learning.history import History
-from pcircuits.viz.style import COLOURS, MARKERS, axes_or_new, without_frame
+from pcircuits.viz.style import MARKERS, axes_or_new, curve, entitle, legend_beside, without_frame
 
 _FEW = 15
 BY = {"epoch": "epoch", "step": "parameter updates", "seconds": "time (s)"}
@@ -35,20 +35,19 @@ def learning_curve(
         raise StructureError("expected histories of at least one record; found an empty one")
     if by not in BY:
         raise StructureError(f"expected by to be one of {tuple(BY)}; found {by!r}")
-    axes = axes_or_new(ax, (5.0, 3.2))
+    axes = axes_or_new(ax, (6.0, 3.2))
     for number, (name, own) in enumerate(named.items()):
         _curves(axes, number, name, own, by)
     axes.set_xlabel(BY[by])
     axes.set_ylabel("log-likelihood (nats a row)")
     axes.grid(alpha=0.3)
     without_frame(axes)
-    if len(axes.lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+    legend_beside(axes)
+    entitle(axes, "log-likelihood during learning")
     return axes
 
 
 def _curves(axes: Axes, number: int, name: str, history: History, by: str) -> None:
-    colour = COLOURS[number % len(COLOURS)]
     marker = MARKERS[number % len(MARKERS)] if len(history) <= _FEW else ""
     for what, line in (("train", "-"), ("valid", "--")):
         points = [
@@ -58,11 +57,5 @@ def _curves(axes: Axes, number: int, name: str, history: History, by: str) -> No
         ]
         if points:
             label = f"{name}, {what}" if name else what
-            axes.plot(
-                *zip(*points, strict=True),
-                color=colour,
-                linestyle=line,
-                marker=marker,
-                markersize=4,
-                label=label,
-            )
+            x, y = zip(*points, strict=True)
+            curve(axes, number, x, y, label=label, linestyle=line, marker=marker)

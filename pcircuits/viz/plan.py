@@ -22,7 +22,7 @@ from pcircuits.compile.plan import (
 from pcircuits.viz.artist import EdgeStyle, Frame, paint
 from pcircuits.viz.scene import Symbol, arrange
 
-_KINDS: dict[type, tuple[str, str]] = {
+KINDS: dict[type, tuple[str, str]] = {
     InputLayer: ("input", "inputs"),
     ProductLayer: ("product", "products"),
     KroneckerLayer: ("product", "Kronecker products"),
@@ -138,7 +138,7 @@ def _symbols(layers: Sequence[Layer], box: Sequence[int]) -> list[Symbol]:
         if len(kinds) > 1:
             symbols.append(Symbol("input", f"{len(inside):,} more layers", boxed=True))
             continue
-        kind, title = _KINDS[type(inside[0])]
+        kind, title = KINDS[type(inside[0])]
         sizes = (
             f"{_counted(num_folds(inside[0]), 'fold')} × {_counted(inside[0].num_units, 'unit')}"
         )

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.textpath import TextPath
 
 INK, GREY, PALE, WHITE = "#222222", "#707070", "#F0F0F0", "#FFFFFF"
 # Okabe and Ito (2008), without their yellow, which is too light for a line on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
+# The first three differ in grey as well; markers and dashes tell all of them apart.
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
 SEQUENTIAL = "cividis"
 FONT_SIZE = 9.0
+Numbers = Sequence[float] | np.ndarray
 _POINTS_PER_INCH = 72.0
 _SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 # Beyond these the default font may lack a letter.
@@ -95,6 +104,70 @@ def letters(symbol: str) -> str:
     """A token's text with its spaces visible and nothing that a common font lacks."""
     known = "".join(_SIGNS.get(c, c) for c in symbol)
     return "".join(c if ord(c) <= _LAST_LETTER or c in _SIGNS.values() else "·" for c in known)
+
+
+def curve(
+    axes: Axes,
+    place: int,
+    x: Numbers,
+    y: Numbers,
+    *,
+    label: str = "",
+    errors: Numbers | None = None,
+    **look: Any,
+) -> None:
+    """Draws one of several lines; colour and marker tell it from the others.
+
+    Args:
+        axes: Where to draw.
+        place: Which of the lines it is, from 0.
+        x: Its places.
+        y: Its heights.
+        label: Its name in the legend; may be empty.
+        errors: Half the length of a bar at each point, or (2, N) below and above; or None.
+        **look: `color`, `marker`, `linestyle` and the like, in place of its own.
+    """
+    own: dict[str, Any] = {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "markersize": 4.5,
+        "linewidth": 1.5,
+        "label": plain(label),
+        **look,
+    }
+    if errors is None:
+        axes.plot(x, y, **own)
+    else:
+        axes.errorbar(x, y, yerr=errors, capsize=2, **own)
+
+
+def legend_beside(axes: Axes, title: str = "") -> None:
+    """A legend on the right of the axes, where it covers no data; none without a label."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not labels:
+        return
+    axes.legend(
+        handles,
+        labels,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        handlelength=2.6,
+        fontsize=FONT_SIZE - 1,
+        title=title or None,
+        title_fontsize=FONT_SIZE - 1,
+    )
+
+
+def entitle(axes: Axes, title: str) -> None:
+    """Gives axes a title in the size of all pictures; texts of data are drawn as they are."""
+    axes.set_title(plain(title), fontsize=FONT_SIZE + 1)
+
+
+def ink_on(colour: Any) -> str:
+    """The colour of text that can be read on another: dark on light ones, white on dark ones."""
+    red, green, blue = to_rgb(colour)
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else WHITE
 
 
 def without_frame(axes: Axes) -> None:

@@ -13,7 +13,7 @@ from pcircuits.errors import StructureError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.module import CircuitModel
 from pcircuits.viz.heat import heat_map, label_axis
-from pcircuits.viz.style import COLOURS, axes_or_new, letters, without_frame
+from pcircuits.viz.style import BLUE, VERMILION, axes_or_new, entitle, letters, without_frame
 from pcircuits.viz.subject import checked_names, chosen_row, one_row
 
 KINDS = ("auto", "bars", "heat")
@@ -59,8 +59,11 @@ def marginals(
     mask = given.mask()
     observed = torch.zeros(len(found)).bool() if mask is None else mask[0].cpu()
     if bars:
-        return _bars(found[:, 1], observed, variables, categories[1], ax)
-    return _heat(found, observed, variables, categories, ax)
+        axes = _bars(found[:, 1], observed, variables, categories[1], ax)
+    else:
+        axes = _heat(found, observed, variables, categories, ax)
+    entitle(axes, f"posterior of every variable, {int(observed.sum())} observed")
+    return axes
 
 
 def _as_bars(kind: str, num_categories: int) -> bool:
@@ -77,7 +80,7 @@ def _bars(
     wide = float(np.clip(0.35 * len(variables) + 1.2, 3.0, 12.0))
     axes = axes_or_new(ax, (wide, 2.8))
     free = (~observed).nonzero()[:, 0]
-    axes.bar(free.tolist(), probabilities[free].tolist(), width=0.75, color=COLOURS[0])
+    axes.bar(free.tolist(), probabilities[free].tolist(), width=0.75, color=BLUE)
     axes.set_ylim(0.0, 1.0)
     axes.set_xlim(-0.6, len(variables) - 0.4)
     axes.set_ylabel(f"probability of category {category}")
@@ -108,7 +111,7 @@ def _heat(
 def _mark(axes: Axes, variables: Tensor, heights: Tensor) -> None:
     """Observed variables as points: their values are given, not inferred."""
     if len(variables):
-        axes.plot(variables, heights, "o", color=COLOURS[1], markersize=5, clip_on=False)
+        axes.plot(variables, heights, "o", color=VERMILION, markersize=5, clip_on=False)
         axes.set_xlabel("variable (● = observed)")
 
 
