@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -27,6 +29,52 @@ def read_bytes(path: str | Path) -> bytes:
     """
     try:
         return Path(path).read_bytes()
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror}") from error
+
+
+class BoundedFile:
+    """An open file that is never asked for more than it holds.
+
+    A length that a damaged file claims then costs no memory.
+
+    Args:
+        file: The file, open for reading.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes."""
+        return self._file.read(min(size, self.size))
+
+    def readline(self) -> bytes:
+        """The bytes up to the next end of a line."""
+        return self._file.readline()
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._file.tell()
+
+    def starts_with(self, prefix: bytes) -> bool:
+        """Whether the file begins so; it is read from its beginning afterwards."""
+        found = self.read(len(prefix))
+        self._file.seek(0)
+        return found == prefix
+
+
+@contextmanager
+def open_bounded(path: str | Path) -> Iterator[BoundedFile]:
+    """A file to be read piece by piece.
+
+    Raises:
+        FormatError: If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            yield BoundedFile(file)
     except OSError as error:
         raise FormatError(f"cannot read {path}: {error.strerror}") from error
 

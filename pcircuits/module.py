@@ -37,16 +37,32 @@ class CircuitModel(nn.Module):
     Args:
         circuit: The circuit, or a plan made from it.
         seed: Seed of the random initial parameters.
+        log_weights: Initial parameters instead, name -> log-weights of the declared shape; copied.
+
+    Raises:
+        ParameterError: If a name is missing or unknown, a shape is wrong or a row cannot be
+            normalised.
 
     Attributes:
         plan: The compiled circuit.
     """
 
-    def __init__(self, circuit: Circuit | Plan, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        circuit: Circuit | Plan,
+        *,
+        seed: int = 0,
+        log_weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.plan = circuit if isinstance(circuit, Plan) else compile_circuit(circuit)
         self._names = tuple(self.plan.parameter_shapes)
-        initial = random_parameters(self.plan, seed=seed)
+        if log_weights is None:
+            initial = random_parameters(self.plan, seed=seed)
+        else:
+            given = WeightedCircuit(self.plan.circuit, log_weights).log_weights
+            check_log_weights(self.plan, given)
+            initial = {name: given[name].detach().clone() for name in self._names}
         # A list, since a module's parameter names may not contain dots and a circuit's may.
         self.log_weights = nn.ParameterList([initial[name] for name in self._names])
 
@@ -60,11 +76,7 @@ class CircuitModel(nn.Module):
         Raises:
             ParameterError: If a row cannot be normalised.
         """
-        model = cls(weighted.circuit)
-        for tensor in weighted.log_weights.values():
-            model.to(device=tensor.device, dtype=tensor.dtype)
-        model.set_log_parameters(weighted.log_weights)
-        return model
+        return cls(weighted.circuit, log_weights=weighted.log_weights)
 
     def weighted(self) -> WeightedCircuit:
         """The circuit with its normalised log-weights, detached: what operators take."""

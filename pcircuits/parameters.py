@@ -105,6 +105,16 @@ def row_totals(plan: Plan, name: str, numbers: Tensor) -> Tensor:
     return totals.index_add(-1, index, numbers)[..., index]
 
 
+def _largest_of_rows(plan: Plan, name: str, numbers: Tensor) -> Tensor:
+    """(rows,) largest number of each distribution of a parameter without batch axes."""
+    rows = plan.parameter_rows[name]
+    if isinstance(rows, int):
+        return numbers.detach().reshape(-1, rows).amax(-1)
+    index = torch.as_tensor(rows, device=numbers.device)
+    top = numbers.new_full((int(rows[-1]) + 1,), -torch.inf)
+    return top.scatter_reduce(0, index, numbers.detach(), "amax")
+
+
 def row_maxima(plan: Plan, name: str, numbers: Tensor) -> Tensor:
     """Largest of each distribution's numbers, as `row_totals` their sum."""
     rows = plan.parameter_rows[name]
@@ -163,14 +173,13 @@ def check_log_weights(plan: Plan, parameters: Mapping[str, Tensor]) -> None:
         ParameterError: If a log-weight is NaN or +inf, or all of a row are -inf.
     """
     for name in plan.parameter_shapes:
-        tensor = parameters[name]
-        top = row_maxima(plan, name, tensor)  # NaN wherever the row has one
+        top = _largest_of_rows(plan, name, parameters[name])  # NaN wherever the row has one
         wrong = ~torch.isfinite(top)
         if bool(wrong.any()):
-            first = int(wrong.flatten().nonzero()[0])
+            first = int(wrong.nonzero()[0])
             raise ParameterError(
-                f"row {_row_of(plan, name, first)} of parameter {name!r} has largest log-weight "
-                f"{float(top.flatten()[first])}; expected a finite number"
+                f"row {first} of parameter {name!r} has largest log-weight "
+                f"{float(top[first])}; expected a finite number"
             )
 
 

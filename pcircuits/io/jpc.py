@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pcircuits.errors import CircuitError, FormatError
-from pcircuits.files import read_bytes, write_atomically
+from pcircuits.files import open_bounded, write_atomically
 from pcircuits.io.jpc_export import export_nodes
 from pcircuits.io.jpc_import import import_nodes
 from pcircuits.io.jpc_nodes import read_nodes
@@ -15,7 +17,7 @@ from pcircuits.parameters import WeightedCircuit
 _PICKLE = b"\x80"  # first byte of every pickle since protocol 2
 
 
-def read_jpc(path: str | Path) -> WeightedCircuit:
+def read_jpc(path: str | Path, *, dtype: torch.dtype = torch.float64) -> WeightedCircuit:
     """Reads a circuit that PyJuice saved, or one in Juice's text format of the same ending.
 
     PyJuice's files are pickles. They are read by a machine that runs nothing: it knows arrays of
@@ -23,9 +25,11 @@ def read_jpc(path: str | Path) -> WeightedCircuit:
 
     Args:
         path: The file.
+        dtype: Number type of the log-weights. PyJuice stores float32, so that float32 halves the
+            memory of a large table: what the file has and the log-weights are all that is held.
 
     Returns:
-        The circuit and its log-weights in float64, as stored (PyJuice keeps them normalised).
+        The circuit and its log-weights, as stored (PyJuice keeps them normalised).
         Parameters are named `input_I` and `sum_I` by the index of the node vector that owns them;
         for a text see `read_juice_jpc`.
 
@@ -33,11 +37,15 @@ def read_jpc(path: str | Path) -> WeightedCircuit:
         FormatError: If the file cannot be read, names anything else than it needs, or holds
             distributions that are not over categories.
     """
-    data = read_bytes(path)
-    if not data.startswith(_PICKLE):
-        return read_juice_jpc(path)
+    if not dtype.is_floating_point:
+        raise FormatError(f"{path}: log-weights need a floating-point type; found {dtype}")
+    with open_bounded(path) as file:
+        nodes = read_nodes(file, str(path)) if file.starts_with(_PICKLE) else None
+    if nodes is None:
+        text = read_juice_jpc(path)
+        return WeightedCircuit(text.circuit, {n: t.to(dtype) for n, t in text.log_weights.items()})
     try:
-        return import_nodes(read_nodes(data, str(path)), str(path))
+        return import_nodes(nodes, str(path), dtype)
     except FormatError:
         raise
     except CircuitError as error:

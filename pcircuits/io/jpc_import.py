@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +20,22 @@ from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.floating[Any]]
+_PIECE = 1 << 20  # numbers
 _CATEGORICAL = {"Categorical", "SoftEvidenceCategorical", "ExternProductCategorical"}
 _INDICATORS = {"Indicator", "Literal"}
 
 
-def import_nodes(nodes: Sequence[JpcNode], where: str) -> WeightedCircuit:
+def import_nodes(nodes: Sequence[JpcNode], where: str, dtype: torch.dtype) -> WeightedCircuit:
     """Makes the circuit of a PyJuice file; its last node vector is the root.
 
     Args:
         nodes: The node vectors, each after its children.
         where: The file, for messages.
+        dtype: Number type of the log-weights.
 
     Returns:
-        The circuit and its log-weights in float64. Parameters are named `input_I` and `sum_I` by
+        The circuit and its log-weights. Parameters are named `input_I` and `sum_I` by
         the index I of the node vector that owns them.
 
     Raises:
@@ -41,7 +44,7 @@ def import_nodes(nodes: Sequence[JpcNode], where: str) -> WeightedCircuit:
     """
     if nodes[-1].num_units != 1:
         raise FormatError(f"{where}: the last node is the root and has {nodes[-1].num_units} units")
-    importer = _Importer(nodes, cut(nodes, where), where)
+    importer = _Importer(nodes, cut(nodes, where), where, dtype)
     for node in nodes:
         importer.add(node)
     return WeightedCircuit(Circuit(importer.made[len(nodes) - 1, 0]), importer.log_weights)
@@ -50,10 +53,13 @@ def import_nodes(nodes: Sequence[JpcNode], where: str) -> WeightedCircuit:
 class _Importer:
     """Makes the pieces of one vector after the other, and lays out the parameters."""
 
-    def __init__(self, nodes: Sequence[JpcNode], pieces: Sequence[Pieces], where: str) -> None:
+    def __init__(
+        self, nodes: Sequence[JpcNode], pieces: Sequence[Pieces], where: str, dtype: torch.dtype
+    ) -> None:
         self._nodes = nodes
         self._pieces = pieces
         self._where = where
+        self._dtype = dtype
         self._kept = _kept_pieces(nodes, pieces)
         self._parameters: dict[int, dict[int, str | Part]] = {}
         self.made: dict[PieceId, AnyNode] = {}
@@ -113,7 +119,7 @@ class _Importer:
         if len(weights) == 1:
             flat_root = node.kind == "Sum" and len(weights[0]) == 1
             self._parameters[node.owner] = {0: name}
-            self.log_weights[name] = _log(weights[0][0] if flat_root else weights[0])
+            self.log_weights[name] = self._log(weights[0][0] if flat_root else weights[0])
             return
         parts, start = {}, 0
         for piece in kept:
@@ -122,7 +128,7 @@ class _Importer:
         rows = [weights[piece] for piece in kept]
         flat = [row.reshape(-1) for row in rows] if node.kind == "Sum" else rows
         self._parameters[node.owner] = dict(parts)
-        self.log_weights[name] = _log(np.concatenate(flat))
+        self.log_weights[name] = self._log(np.concatenate(flat))
 
     def _sum_weights(self, node: JpcNode) -> list[Array]:
         """For every piece of a sum its (units, inputs) probabilities, inputs in order."""
@@ -143,7 +149,7 @@ class _Importer:
     def _table(self, owner: JpcNode, kind: str) -> Array:
         """(units, categories) probabilities of an input."""
         if kind == "Bernoulli":
-            ones = self._probabilities(owner, (owner.num_units, 1))
+            ones = self._probabilities(owner, (owner.num_units, 1)).astype(np.float64)
             return np.concatenate([1 - ones, ones], axis=1)
         if kind not in _CATEGORICAL:
             raise FormatError(
@@ -182,10 +188,20 @@ class _Importer:
             raise FormatError(
                 f"{self._title(owner)} has {owner.parameters.size} numbers; expected shape {shape}"
             )
-        flat = owner.parameters.astype(np.float64)
-        if not bool((flat >= 0).all() and np.isfinite(flat).all()):
+        # A NaN is both the smallest and the largest, and neither test is true of it.
+        smallest, largest = owner.parameters.min(initial=0), owner.parameters.max(initial=0)
+        if not (smallest >= 0 and largest < np.inf):
             raise FormatError(f"{self._title(owner)} has parameters that are not probabilities")
-        return flat.reshape(shape)
+        return owner.parameters.reshape(shape)
+
+    def _log(self, probabilities: Array) -> torch.Tensor:
+        """Logarithms, taken in float64 piece by piece and kept in the type asked for."""
+        found = torch.empty(probabilities.shape, dtype=self._dtype)
+        flat, numbers = found.view(-1), probabilities.reshape(-1)
+        for start in range(0, len(numbers), _PIECE):
+            piece = torch.tensor(numbers[start : start + _PIECE], dtype=torch.float64)
+            flat[start : start + _PIECE] = piece.log()
+        return found
 
 
 def _kept_pieces(nodes: Sequence[JpcNode], pieces: Sequence[Pieces]) -> Mapping[int, bytearray]:
@@ -201,8 +217,3 @@ def _kept_pieces(nodes: Sequence[JpcNode], pieces: Sequence[Pieces]) -> Mapping[
 def _distribution(node: JpcNode) -> str:
     assert node.distribution is not None, "inputs have one"
     return node.distribution.name.path.rpartition(".")[2]
-
-
-def _log(probabilities: Array) -> torch.Tensor:
-    with np.errstate(divide="ignore"):
-        return torch.from_numpy(np.log(probabilities))

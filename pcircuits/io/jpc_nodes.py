@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcircuits.errors import FormatError
+from pcircuits.files import BoundedFile
 from pcircuits.io.plain_pickle import Instance, read_plain_pickle
 
 Array = npt.NDArray[Any]
@@ -55,20 +56,20 @@ class JpcNode:
         return self.num_blocks * self.block_size
 
 
-def read_nodes(data: bytes, where: str) -> list[JpcNode]:
+def read_nodes(file: BoundedFile, where: str) -> list[JpcNode]:
     """Reads the list of node vectors of a file.
 
     Raises:
         FormatError: If it is not such a list, or names a global that it does not need.
     """
-    entries = read_plain_pickle(data, where)
+    entries = read_plain_pickle(file, where)
     if not isinstance(entries, list) or not entries:
         raise FormatError(f"{where} must hold a list of nodes; found {type(entries).__name__}")
     nodes: list[JpcNode] = []
     for place, entry in enumerate(entries):
         title = f"{where}: node {place}"
         try:
-            nodes.append(_Reader(title, entry, place, len(entries), len(data)).node())
+            nodes.append(_Reader(title, entry, place, len(entries), file.size).node())
         except KeyError as error:
             raise FormatError(f"{title} lacks {error}") from error
     return [_with_owner(node, nodes, where) for node in nodes]

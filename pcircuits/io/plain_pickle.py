@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pcircuits.errors import FormatError
+from pcircuits.files import BoundedFile
 
 _RECONSTRUCT = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
 _FROM_BUFFER = ("numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer")
@@ -68,7 +69,7 @@ class _Array:
 
 
 def read_plain_pickle(
-    data: bytes, where: str, admit: Callable[[str], bool] = lambda path: False
+    data: bytes | BoundedFile, where: str, admit: Callable[[str], bool] = lambda path: False
 ) -> Any:
     """Reads a pickle that holds plain data.
 
@@ -85,8 +86,9 @@ def read_plain_pickle(
         FormatError: If the pickle is damaged, or names or asks for anything else. Nothing has run.
     """
     machine = _Machine(where, admit)
+    source: Any = data  # what `genops` asks of a file is its three methods
     try:
-        result = machine.run(pickletools.genops(data))
+        result = machine.run(pickletools.genops(source))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, FormatError):
             raise
