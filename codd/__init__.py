@@ -21,6 +21,7 @@ from codd.decoding.quotas import EntropyBound, Factor, Klass, Threshold, TotalCo
 from codd.decoding.revision import CappedRevision, RescaledRevision
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import Generation, generate, infill
+from codd.published import PublishedSettings, load_published_circuit, save_published_circuit
 from codd.model import CoupledModel
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Generation",
     "Klass",
     "MODULATORS",
+    "PublishedSettings",
     "RescaledRevision",
     "Threshold",
     "TokenDistribution",
@@ -52,7 +54,9 @@ __all__ = [
     "errors",
     "generate",
     "infill",
+    "load_published_circuit",
     "make_modulator",
     "marginal_error",
+    "save_published_circuit",
     "vocabulary_from_json",
 ]

@@ -67,7 +67,7 @@ class PublishedSettings:
         """
         if not isinstance(value, Mapping):
             raise CheckpointError(f"{where}: expected an object, found {type(value).__name__}")
-        found = {}
+        found: dict[str, Any] = {}
         for entry in fields(cls):
             if entry.name in value:
                 kind = type(entry.default)

@@ -38,6 +38,7 @@ RANKS: dict[str, dict[str, int]] = {
         "config": 0,
         "vocabulary": 0,
         "checkpoint": 0,
+        "published": 0,
         "denoisers": 1,
         "coupling": 2,
         "modulators": 2,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from codd.training.loop import (
     Outcome,
     Schedule,
     check_shares,
+    micro_batches,
     optimise,
     step_seed,
 )
@@ -40,19 +41,19 @@ class CachedTraining:
         circuit_learning_rate: Peak for the circuit's log-weights; 0 keeps them.
         validation_rows: Rows a validation uses, at most; they are of sequences that are not
             trained on, a tenth of all.
+        micro_batches: Parts of a step that follow each other, their gradients added up.
     """
 
     batch_size: int = 32
     modulator_learning_rate: float = 2e-3
     circuit_learning_rate: float = 2e-3
     validation_rows: int = 256
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.validation_rows < 1:
-            raise ConfigError(
-                f"batch_size and validation_rows must be >= 1; found {self.batch_size}, "
-                f"{self.validation_rows}"
-            )
+        for name in ("batch_size", "validation_rows", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,13 @@ def train_cached(
     processes = pc.Processes(group, device)
     train_rows, valid_rows = _split(cache, training.validation_rows, schedule.seed)
 
-    def loss_at(step: int) -> Tensor:
+    def losses_at(step: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(step_seed(schedule.seed, step))
         at = torch.randint(len(train_rows), (training.batch_size,), generator=generator)
         own = processes.share(train_rows[at])
-        batch = cache.read(own).to(device)
-        return cached_loss(circuit, modulator, settings, batch) * len(own) / len(at)
+        for rows in micro_batches(own, training.micro_batches):
+            batch = cache.read(rows).to(device)
+            yield cached_loss(circuit, modulator, settings, batch) * len(rows) / len(at)
 
     def validate() -> float:
         total = 0.0
@@ -133,7 +135,7 @@ def train_cached(
         return total / len(valid_rows)
 
     outcome = optimise(
-        loss_at,
+        losses_at,
         validate,
         groups,
         schedule,

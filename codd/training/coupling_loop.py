@@ -2,12 +2,12 @@
 
 The circuit and the modulator learn to make the true masked tokens likely, jointly, given what the
 denoiser says of a partly masked window, over uniformly drawn mask ratios. The denoiser is frozen,
-or trained along.
+or trained along: all of it, or its adapters alone where it has some (`codd.denoisers.lora`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import pcircuits as pc
+from codd.denoisers.lora import lora_of, lora_parameters
 from codd.errors import ConfigError
 from codd.model import CoupledModel
 from codd.training.corruption import CorruptedBatch, WindowTask
@@ -26,6 +27,7 @@ from codd.training.loop import (
     Outcome,
     Schedule,
     check_shares,
+    micro_batches,
     optimise,
     step_seed,
 )
@@ -42,8 +44,11 @@ class CouplingTraining:
         modulator_learning_rate: Peak for the modulator.
         circuit_learning_rate: Peak for the circuit's log-weights; 0 keeps what maximum likelihood
             found, and makes a step about twice as fast.
-        denoiser_learning_rate: Peak for the denoiser; 0 keeps it frozen.
+        denoiser_learning_rate: Peak for the denoiser, or for its adapters where it has some; 0
+            keeps it frozen.
         validation_windows: Windows a validation uses.
+        micro_batches: Parts of a step that follow each other, their gradients added up: a step
+            takes the memory of one part.
     """
 
     batch_size: int = 32
@@ -52,13 +57,12 @@ class CouplingTraining:
     circuit_learning_rate: float = 0.0
     denoiser_learning_rate: float = 0.0
     validation_windows: int = 128
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.validation_windows < 1:
-            raise ConfigError(
-                f"batch_size and validation_windows must be >= 1; found {self.batch_size}, "
-                f"{self.validation_windows}"
-            )
+        for name in ("batch_size", "validation_windows", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if not 0 <= self.prompt_fraction <= 1:
             raise ConfigError(f"prompt_fraction: expected 0 to 1, found {self.prompt_fraction}")
 
@@ -82,7 +86,8 @@ def train_coupling(
     Args:
         model: The coupled model; its own settings say which coupling is trained.
         train: (N,) training tokens.
-        valid: (M, L) held-out windows, L the denoiser's longest sequence.
+        valid: (M, L) held-out windows; the training windows have as many tokens L, at most the
+            denoiser's longest sequence.
         training: What is trained and how fast.
         schedule: How long.
         folder: Where checkpoints go.
@@ -97,9 +102,15 @@ def train_coupling(
         History and step; losses are nats per masked token of the window.
 
     Raises:
-        ConfigError: If nothing would be trained.
+        ConfigError: If nothing would be trained, or the windows are shorter than the circuit's or
+            longer than the denoiser takes.
         CheckpointError: If `folder` holds a checkpoint of another run.
     """
+    if not model.window <= valid.shape[1] <= model.max_length:
+        raise ConfigError(
+            f"valid: expected windows of {model.window} to {model.max_length} tokens, found "
+            f"{valid.shape[1]}"
+        )
     groups = rate_groups(
         [
             ("modulator", model.modulator, training.modulator_learning_rate),
@@ -110,16 +121,17 @@ def train_coupling(
     check_shares(group, training.batch_size)
     device = model.circuit.log_weights[0].device
     processes = pc.Processes(group, device)
-    length, task = model.max_length, _task(model, training)
+    length, task = valid.shape[1], _task(model, training)
 
-    def loss_at(step: int) -> Tensor:
+    def losses_at(step: int) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(step_seed(schedule.seed, step))
         windows = sample_windows(train, length, training.batch_size, generator)
         batch, start = task.draw(windows, generator)
         own = processes.share(torch.arange(training.batch_size))
-        part = batch.select(own).to(device)
-        loss = coupling_loss(model, part, start[own].to(device), training)
-        return loss * len(own) / training.batch_size
+        for rows in micro_batches(own, training.micro_batches):
+            part = batch.select(rows).to(device)
+            loss = coupling_loss(model, part, start[rows].to(device), training)
+            yield loss * len(rows) / training.batch_size
 
     def validate() -> float:
         generator = torch.Generator().manual_seed(schedule.seed)
@@ -132,9 +144,15 @@ def train_coupling(
             losses.append(float(loss) * len(part))
         return sum(losses) / count
 
-    identity = {**identity, "coupling": asdict(model.settings), "training": asdict(training)}
+    adapters = lora_of(model.denoiser)
+    identity = {
+        **identity,
+        "coupling": asdict(model.settings),
+        "training": asdict(training),
+        "lora": None if adapters is None else adapters.to_json(),
+    }
     return optimise(
-        loss_at,
+        losses_at,
         validate,
         groups,
         schedule,
@@ -179,14 +197,17 @@ def rate_groups(parts: Sequence[tuple[str, nn.Module, float]]) -> list[Group]:
     """What is trained of some modules; the rest of them is frozen.
 
     Args:
-        parts: (prefix of the parameters' names, module, peak learning rate); 0 freezes.
+        parts: (prefix of the parameters' names, module, peak learning rate); 0 freezes. Of a
+            module with adapters these alone are trained.
 
     Raises:
         ConfigError: If nothing would be trained.
     """
     groups = []
     for prefix, module, rate in parts:
-        named = {f"{prefix}.{n}": p for n, p in module.named_parameters()}
+        module.requires_grad_(False)
+        trainable = lora_parameters(module) or dict(module.named_parameters())
+        named = {f"{prefix}.{n}": p for n, p in trainable.items()}
         for parameter in named.values():
             parameter.requires_grad_(rate > 0)
         if named and rate > 0:

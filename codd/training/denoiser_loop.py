@@ -101,7 +101,7 @@ def train_denoiser(
         )
 
     outcome = optimise(
-        lambda step: _loss(model, data.train, step, training, processes),
+        lambda step: [_loss(model, data.train, step, training, processes)],
         validate,
         _groups(model, training),
         training.schedule,

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ from codd.errors import CheckpointError, ConfigError, TrainingError
 from codd.training.muon import Muon
 
 AVERAGE_PREFIX = "ema."
+Losses = Callable[[int], Iterable[Tensor]]
+"""A step -> the parts of its loss, each made when the one before has been differentiated."""
 _STATE = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum",)}
 
 
@@ -127,7 +129,7 @@ class Outcome:
 
 
 def optimise(
-    loss_at: Callable[[int], Tensor],
+    losses_at: Losses,
     validate: Callable[[], float],
     groups: Sequence[Group],
     schedule: Schedule,
@@ -143,9 +145,10 @@ def optimise(
     """Minimises a loss; the first Ctrl-C ends after the current step with a checkpoint.
 
     Args:
-        loss_at: The loss of a step, from the parameters as they are; all its randomness must come
-            from `step_seed(seed, step)` or the global generator, which is seeded with it. With
-            several processes, this one's share of it: the shares are added up.
+        losses_at: The loss of a step, from the parameters as they are, in parts that are added up:
+            gradients are accumulated part by part, so that a step needs the memory of one part.
+            All randomness must come from `step_seed(seed, step)` or the global generator, which is
+            seeded with it. With several processes, this one's share: the shares are added up.
         validate: The validation loss of the parameters as they are.
         groups: What is trained.
         schedule: How.
@@ -175,7 +178,7 @@ def optimise(
     with pc.stop_on_interrupt() as stop, bar as report:
         saved = run.step
         while run.step < schedule.steps and not run.processes.any(stop.requested):
-            run.take_step(loss_at)
+            run.take_step(losses_at)
             if run.step == schedule.steps or run.step % schedule.validate_every == 0:
                 run.validate(validate)
                 if log is not None and leads:
@@ -235,15 +238,17 @@ class _Run:
         self.averages = {name: p.detach().clone() for name, p in self.named.items()}
         self.optimisers = [_optimiser(group, self.schedule) for group in self.groups]
 
-    def take_step(self, loss_at: Callable[[int], Tensor]) -> None:
+    def take_step(self, losses_at: Losses) -> None:
         started = time.perf_counter()
+        own = 0.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(self.schedule.seed, self.step))
-            loss = loss_at(self.step)
-        value = self.processes.add_number(loss.item())
+            for loss in losses_at(self.step):
+                own += loss.item()
+                loss.backward()
+        value = self.processes.add_number(own)
         if not math.isfinite(value):
             raise TrainingError(f"step {self.step}: expected a finite loss, found {value}")
-        loss.backward()
         self._add_gradients()
         torch.nn.utils.clip_grad_norm_(list(self.named.values()), self.schedule.gradient_clip)
         factor = rate_factor(self.step, self.schedule)
@@ -410,6 +415,13 @@ def first_difference(name: str, expected: Any, found: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def micro_batches(rows: Tensor, count: int) -> Iterator[Tensor]:
+    """A process's rows of a batch in at most `count` nearly equal parts, none of them empty."""
+    for part in rows.tensor_split(count):
+        if len(part):
+            yield part
 
 
 def check_shares(group: dist.ProcessGroup | None, batch_size: int) -> None:

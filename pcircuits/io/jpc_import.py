@@ -21,7 +21,7 @@ from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
 Array = npt.NDArray[np.floating[Any]]
-_PIECE = 1 << 20  # numbers
+_PIECE = 1 << 18  # numbers
 _CATEGORICAL = {"Categorical", "SoftEvidenceCategorical", "ExternProductCategorical"}
 _INDICATORS = {"Indicator", "Literal"}
 

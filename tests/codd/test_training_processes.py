@@ -23,6 +23,7 @@ LOOPS = {
     "circuit": circuit_loop,
     "coupling": coupling_loop,
     "cached": cached_loop,
+    "joint": coupling_loop,
 }
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")

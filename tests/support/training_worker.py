@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import codd
 import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
+from codd.denoisers.lora import LoraSettings, add_lora
 from codd.training.cache import CacheSettings, DenoiserCache
 from codd.training.cache_writer import plan_cache, write_cache
 from codd.training.cached_loop import CachedTraining, train_cached
@@ -26,7 +27,7 @@ from codd.training.loop import Schedule
 from codd.training.windows import evaluation_windows
 
 V, LENGTH, WINDOW = 9, 10, 5
-RUNS = ("denoiser", "circuit", "coupling", "cached")
+RUNS = ("denoiser", "circuit", "coupling", "cached", "joint")
 SCHEDULE = Schedule(
     steps=6, warmup_steps=2, validate_every=3, checkpoint_every=2, ema_decay=0.5, seed=5
 )
@@ -92,13 +93,21 @@ def learned(
             denoiser, circuit, head, vocabulary, settings=SETTINGS, block_length=3
         )
         rates = CouplingTraining(
-            7, circuit_learning_rate=1e-2, denoiser_learning_rate=1e-3, validation_windows=8
+            7,
+            circuit_learning_rate=1e-2,
+            denoiser_learning_rate=1e-3,
+            validation_windows=8,
+            micro_batches=2 if name == "joint" else 1,
         )
+        if name == "joint":
+            add_lora(denoiser, LoraSettings(2), seed=seed)
         valid = evaluation_windows(tokens()[:100], LENGTH)
         outcome = train_coupling(model, tokens(), valid, rates, SCHEDULE, folder, {}, **options)
     found = {n: t.detach().clone() for n, t in circuit.log_parameters().items()}
     if name != "circuit":
         found |= {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
+    if name in ("coupling", "joint"):
+        found |= {f"denoiser.{n}": p.detach().clone() for n, p in denoiser.named_parameters()}
     return found, [(entry.train_loss, entry.valid_loss) for entry in outcome.history]
 
 
