@@ -5,6 +5,7 @@ from codd.vocabulary import (
     BPEVocabulary,
     ByteVocabulary,
     CharacterVocabulary,
+    PublishedVocabulary,
     Vocabulary,
     vocabulary_from_json,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Klass",
     "MODULATORS",
     "PublishedSettings",
+    "PublishedVocabulary",
     "RescaledRevision",
     "Threshold",
     "TokenDistribution",

@@ -29,11 +29,11 @@ class Vocabulary(Protocol):
 
     @property
     def size(self) -> int:
-        """V, the number of categories; the mask is not one of them."""
+        """V, the number of categories."""
 
     @property
     def mask_id(self) -> int:
-        """The id that stands for a hidden token; equals `size`."""
+        """The id that stands for a hidden token: `size`, or one of a published tokenizer's."""
 
     @property
     def fingerprint(self) -> str:
@@ -72,10 +72,12 @@ class _Described(ABC):
 
     def _checked(self, ids: Ids) -> list[int]:
         listed = [int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
-        wrong = [i for i in listed if not 0 <= i <= self.mask_id]
+        last = max(self.mask_id, self.size - 1)
+        wrong = [i for i in listed if not 0 <= i <= last]
         if wrong:
+            which = "the last" if self.mask_id == last else self.mask_id
             raise VocabularyError(
-                f"ids: expected 0 to {self.mask_id} (the last is the mask), found {wrong[0]}"
+                f"ids: expected 0 to {last} ({which} is the mask), found {wrong[0]}"
             )
         return listed
 
@@ -250,13 +252,7 @@ class BPEVocabulary(_Described):
         Raises:
             VocabularyError: If an id is out of range.
         """
-        # A character may be spread over several tokens, so runs between masks decode as one.
-        runs: list[list[int]] = [[]]
-        for i in self._checked(ids):
-            if i == self.mask_id:
-                runs.append([])
-            else:
-                runs[-1].append(i)
+        runs = _runs(self._checked(ids), self.mask_id)
         return mask_symbol.join(self._tokenizer.decode(run) for run in runs)
 
     def to_json(self) -> dict[str, Any]:
@@ -266,6 +262,79 @@ class BPEVocabulary(_Described):
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
         tokenizer: Tokenizer = _tokenizers().Tokenizer.from_str(self.tokenizer_json)
+        return tokenizer
+
+
+@dataclass(frozen=True)
+class PublishedVocabulary(_Described):
+    """The tokenizer of a published network, which may know more ids than have a token.
+
+    Needs the `tokenizers` package.
+
+    Attributes:
+        tokenizer_json: The Hugging Face tokenizer's own description.
+        num_categories: V of the network.
+        mask: The id of its mask.
+    """
+
+    tokenizer_json: str
+    num_categories: int
+    mask: int
+
+    def __post_init__(self) -> None:
+        """Checks that the network has an id for every token.
+
+        Raises:
+            VocabularyError: If it has not, the description is not a tokenizer's, or `tokenizers` is
+                not installed.
+        """
+        found = BPEVocabulary(self.tokenizer_json).size
+        if found > self.num_categories + (self.mask >= self.num_categories):
+            raise VocabularyError(
+                f"tokenizer: expected at most the network's {self.num_categories} tokens, found "
+                f"{found}"
+            )
+
+    @property
+    def size(self) -> int:
+        """V of the network."""
+        return self.num_categories
+
+    @property
+    def mask_id(self) -> int:
+        """The network's id of a hidden token."""
+        return self.mask
+
+    def encode(self, text: str) -> Tensor:
+        """Turns text into (L,) int64 ids; nothing is put before or after it."""
+        found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return torch.tensor(found, dtype=torch.int64)
+
+    def decode(self, ids: Ids, *, mask_symbol: str = MASK_SYMBOL) -> str:
+        """Turns (L,) ids into text with its special tokens, `mask_symbol` where masked.
+
+        Raises:
+            VocabularyError: If an id is out of range.
+        """
+        runs = _runs(self._checked(ids), self.mask_id)
+        return mask_symbol.join(
+            self._tokenizer.decode(run, skip_special_tokens=False) for run in runs
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes the vocabulary; `vocabulary_from_json` reads it."""
+        return {
+            "kind": "published",
+            "tokenizer": json.loads(self.tokenizer_json),
+            "num_categories": self.num_categories,
+            "mask": self.mask,
+        }
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        tokenizer: Tokenizer = _tokenizers().Tokenizer.from_str(self.tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         return tokenizer
 
 
@@ -286,9 +355,24 @@ def vocabulary_from_json(description: dict[str, Any]) -> Vocabulary:
             return ByteVocabulary()
         if kind == "bpe":
             return BPEVocabulary(json.dumps(description["tokenizer"]))
+        if kind == "published":
+            sizes = int(description["num_categories"]), int(description["mask"])
+            return PublishedVocabulary(json.dumps(description["tokenizer"]), *sizes)
     except (KeyError, TypeError) as error:
         raise VocabularyError(f"{kind} vocabulary: missing or damaged field {error}") from error
-    raise VocabularyError(f"vocabulary: expected kind 'character', 'byte' or 'bpe', found {kind!r}")
+    kinds = "'character', 'byte', 'bpe' or 'published'"
+    raise VocabularyError(f"vocabulary: expected kind {kinds}, found {kind!r}")
+
+
+def _runs(ids: Sequence[int], mask_id: int) -> list[list[int]]:
+    """The ids between masks: a character may be spread over several, so each run is one text."""
+    runs: list[list[int]] = [[]]
+    for i in ids:
+        if i == mask_id:
+            runs.append([])
+        else:
+            runs[-1].append(i)
+    return runs
 
 
 def _tokenizers() -> Any:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from codd.denoisers.lora import without_lora
 from codd.errors import ConfigError, DenoiserError
 from codd.vocabulary import Vocabulary
 
@@ -142,8 +143,9 @@ class DenoiserModule(nn.Module):
         self._origin, self._read_weights = origin, self._weights()
 
     def _weights(self) -> dict[str, int]:
-        """Name of each weight -> how often it was written to."""
-        return {name: weight._version for name, weight in self.named_parameters()}
+        """Name of each weight -> how often it was written to; adapters are stored beside them."""
+        weights = without_lora(self.named_parameters())
+        return {name: weight._version for name, weight in weights.items()}
 
     def finish(self, logits: Tensor, hidden: Tensor) -> DenoiserOutput:
         """The output, at least float32, with a mask inside the vocabulary ruled out.

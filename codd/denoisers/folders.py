@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LARGEST_JSON = 64 * 2**20  # bytes; the index of the largest published network has under 1 MB
 _LARGEST_HEADER = 100 * 2**20  # of a safetensors file, as in its format
-_WANTED = ["*.json", "*.safetensors", "*.jinja"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
 @dataclass(frozen=True)

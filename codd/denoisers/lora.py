@@ -7,7 +7,7 @@ a published denoiser remains one that is stored by reference, with its adapters 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -99,12 +99,10 @@ def lora_parameters(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def without_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A denoiser's tensors by the names that they have without adapters."""
+def without_lora(state: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """A denoiser's named tensors by the names that they have without adapters."""
     return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in state.items()
-        if not _is_adapter(name)
+        name.replace(".base_layer.", "."): tensor for name, tensor in state if not _is_adapter(name)
     }
 
 
@@ -135,26 +133,28 @@ def load_lora(denoiser: nn.Module, settings: LoraSettings, tensors: Mapping[str,
     denoiser.requires_grad_(False)
 
 
+@torch.no_grad()
 def merge_lora(denoiser: nn.Module) -> None:
     """Adds the adapters' changes to the weights and takes the adapters out, in place.
 
     A denoiser that was published is then one of its own: it can no longer be stored by reference.
 
     Raises:
-        ConfigError: If there are none.
+        ConfigError: If there are none, or a weight has fewer bits than can be added to.
     """
     if lora_of(denoiser) is None:
         raise ConfigError("denoiser: expected one with adapters, found none")
     for parent, name, layer in list(_adapted(denoiser)):
-        layer.merge(safe_merge=True)
-        setattr(parent, name, layer.get_base_layer())
+        base = layer.get_base_layer()
+        if type(base) is not nn.Linear:
+            raise ConfigError(f"{name}: expected a plain linear layer, found {type(base).__name__}")
+        base.weight.add_(layer.get_delta_weight(_NAME).to(base.weight.dtype))
+        setattr(parent, name, base)
     _set_settings(denoiser, None)
 
 
 def _set_settings(denoiser: Any, settings: LoraSettings | None) -> None:
     denoiser.lora_settings = settings
-    if settings is None:
-        denoiser.origin = None  # its weights are no longer those that were published
 
 
 def _adapted(denoiser: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -19,6 +19,7 @@ from codd.checkpoint import DESCRIPTION, has_checkpoint, load_checkpoint, save_c
 from codd.denoisers import masked_lm
 from codd.denoisers.base import DenoiserModule, LoadOptions, Origin
 from codd.denoisers.folders import NetworkFolder, open_folder
+from codd.denoisers.tokenizer import read_tokenizer
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, CoddError, ConfigError
 
@@ -98,6 +99,10 @@ def load_denoiser(
         return _load_own(Path(name), dtype)
     folder = open_folder(name, revision)
     denoiser = PUBLISHED[_kind_of(folder, kind)].read(folder, LoadOptions(dtype))
+    if denoiser.vocabulary is None:
+        denoiser.vocabulary = read_tokenizer(
+            folder.path, num_categories=denoiser.num_categories, mask_id=denoiser.mask_id
+        )
     denoiser.requires_grad_(False).set_origin(folder.origin())
     return denoiser.eval()
 

@@ -69,7 +69,7 @@ def test_adapters_are_merged_and_stored_apart() -> None:
     add_lora(denoiser, settings)
     stirred(denoiser)
     adapted = denoiser(batch).logits
-    kept = without_lora(denoiser.state_dict())
+    kept = without_lora(denoiser.state_dict().items())
     again = small()
     load_lora(again, settings, lora_parameters(denoiser))
 
