@@ -1,5 +1,8 @@
 """Coupled discrete diffusion: several tokens a step from one exact joint distribution."""
 
+import importlib
+from typing import Any
+
 from codd import errors
 from codd.vocabulary import (
     BPEVocabulary,
@@ -60,5 +63,13 @@ __all__ = [
     "make_modulator",
     "marginal_error",
     "save_published_circuit",
+    "viz",
     "vocabulary_from_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Pictures come when they are asked for: matplotlib takes half a second to import.
+    if name == "viz":
+        return importlib.import_module("codd.viz")
+    raise AttributeError(f"module 'codd' has no attribute {name!r}")

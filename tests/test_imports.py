@@ -46,7 +46,8 @@ RANKS: dict[str, dict[str, int]] = {
         "model": 4,
         "training": 5,
         "evaluation": 5,
-        "cli": 6,
+        "viz": 6,
+        "cli": 7,
         "__init__": 9,
     },
 }

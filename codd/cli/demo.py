@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from codd import viz as pictures
 from codd.cli.inputs import add_threads, held_out_windows, prepare_folder, set_threads
 from codd.cli.measuring import (
     Measured,
@@ -20,6 +21,7 @@ from codd.cli.measuring import (
     open_console,
     run_few_step,
     run_gap,
+    save_figure,
     show,
     write,
 )
@@ -27,7 +29,6 @@ from codd.cli.variants import Variants
 from codd.decoding.loop import Generation
 from codd.errors import CorpusError
 from codd.evaluation.few_step import FewStepProtocol
-from codd.evaluation.figures import draw_dependencies, write_figure
 from codd.evaluation.gap import GapProtocol
 from codd.model import DEMO, CoupledModel
 from codd.training.corpus import Corpus, python_documentation
@@ -176,15 +177,10 @@ def _write_dependencies(path: Path, model: CoupledModel, corpus: Corpus) -> None
     masked = (place >= 0) & (place < _MASKED_SPAN) & (place % _MASKED_PERIOD < _MASKED_RUN)
     with torch.no_grad():
         joint = model.joint(tokens.masked_fill(masked, model.mask_id)[None])
-        information = joint.mutual_information()
-    symbols = [model.vocabulary.decode([token]) for token in tokens.tolist()]
-    shown = slice(-model.block, None)
-    write_figure(
+    save_figure(
         path,
-        lambda axes: draw_dependencies(
-            axes, information[0, shown, shown], symbols[shown], masked[shown]
-        ),
-        size=(7.5, 6.5),
+        (7.5, 6.5),
+        lambda axes: pictures.dependencies(joint, model.vocabulary, last=model.block, ax=axes),
     )
 
 

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+import pcircuits as pc
+from codd import viz as pictures
 from codd.checkpoint import write_atomically
 from codd.evaluation.few_step import (
     FewStepProtocol,
@@ -23,7 +27,6 @@ from codd.evaluation.few_step import (
     Judges,
     measure_few_step,
 )
-from codd.evaluation.figures import draw_few_step, draw_gap, write_figure
 from codd.evaluation.gap import GapProtocol, GapResult, GapVariant, measure_gap
 from codd.evaluation.ngram import NGramJudge
 from codd.evaluation.report import few_step_table, gap_table
@@ -127,9 +130,20 @@ def write(path: Path, measured: Measured, about: dict[str, Any]) -> list[Path]:
     text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode("utf-8"))
     gap, few_step = (path.with_name(f"{path.stem}-{name}.png") for name in ("gap", "few-step"))
-    write_figure(gap, lambda axes: draw_gap(axes, measured.gap))
-    write_figure(few_step, lambda axes: draw_few_step(axes, measured.few_step))
+    save_figure(gap, (9.0, 4.8), lambda axes: pictures.gap(measured.gap, ax=axes))
+    save_figure(few_step, (9.0, 4.8), lambda axes: pictures.few_step(measured.few_step, ax=axes))
     return [path, gap, few_step]
+
+
+def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Axes], Axes]) -> None:
+    """Writes one picture; no window system is asked for.
+
+    Args:
+        path: The file.
+        size: Width and height in inches.
+        draw: Draws on the axes it is given.
+    """
+    pc.viz.save(draw(Figure(figsize=size, layout="constrained").add_subplot()), path)
 
 
 @contextmanager

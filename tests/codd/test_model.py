@@ -11,21 +11,7 @@ import torch
 import codd
 import pcircuits as pc
 from codd.errors import CheckpointError, ConfigError, DenoiserError
-
-TEXT = "the cat sat on the mat; "
-
-
-def tiny_model(*, modulator: str = "latent", window: int = 8, block: int = 4) -> codd.CoupledModel:
-    vocabulary = codd.CharacterVocabulary.from_text([TEXT])
-    config = codd.TransformerConfig(vocabulary.size, max_length=16, width=16, num_layers=1)
-    denoiser = codd.TransformerDenoiser(config, seed=1)
-    circuit = pc.CircuitModel(pc.families.hmm(window, 5, vocabulary.size), seed=2)
-    torch.manual_seed(3)
-    head = codd.make_modulator(modulator, circuit.plan, denoiser.hidden_size, rank=3)
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return codd.CoupledModel(denoiser, circuit, head, vocabulary, block_length=block).eval()
+from tests.support.coupled import TEXT, tiny_model
 
 
 def masked_tokens(model: codd.CoupledModel) -> torch.Tensor:

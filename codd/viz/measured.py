@@ -1,0 +1,128 @@
+"""What was measured: the gap by mask ratio, quality by tokens a step, losses of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+
+from codd.errors import EvaluationError
+from codd.evaluation.few_step import FewStepResult
+from codd.evaluation.gap import GapResult
+from codd.evaluation.statistics import Estimate
+from codd.training.loop import HistoryEntry
+from pcircuits import viz
+
+_SIZE = (9.0, 4.8)
+_ERRORS = "± one standard error"
+
+
+def gap(result: GapResult, *, ax: Axes | None = None) -> Axes:
+    """Draws by mask ratio how much likelier than the factorised output each variant is.
+
+    The line "sequential" is the misspecification gap itself.
+
+    Args:
+        result: What was measured.
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+    """
+    axes = viz.style.axes_or_new(ax, _SIZE)
+    ratios = result.protocol.ratios
+    axes.axhline(0.0, color=viz.style.GREY, linewidth=1.5, label="factorised")
+    look = {"color": viz.style.BLACK, "marker": "*", "linestyle": "--"}
+    _curve(axes, 0, ratios, result.gap(), "sequential: the whole gap", look)
+    for place, label in enumerate(result.variants):
+        _curve(axes, place, ratios, result.gain(label), label)
+    axes.set_xlabel("mask ratio of the block (share of tokens)")
+    axes.set_ylabel("gain over factorised\n(nats per masked token)")
+    return _finished(axes, "Misspecification gap and what coupling closes")
+
+
+def few_step(result: FewStepResult, *, ax: Axes | None = None) -> Axes:
+    """Draws the judge's score by tokens a step: a colour a variant, a line style an order.
+
+    Args:
+        result: What was measured.
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+    """
+    axes = viz.style.axes_or_new(ax, _SIZE)
+    paces = result.protocol.tokens_per_step
+    axes.axhline(result.real.score.value, color=viz.style.GREY, linewidth=1.5, label="real text")
+    for place, label in enumerate(result.labels):
+        for order, dashes in zip(result.protocol.orders, viz.style.DASHES, strict=False):
+            measured = [pace for pace in paces if (label, order, pace) in result.cells]
+            scores = [result.cells[label, order, pace].quality.score for pace in measured]
+            name = f"{label}, {order.replace('_', ' ')}"
+            _curve(axes, place, measured, scores, name, {"linestyle": dashes})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(paces, [str(pace) for pace in paces])
+    axes.minorticks_off()
+    axes.set_xlabel("tokens fixed at a denoiser call")
+    axes.set_ylabel("judge's score (nats per token)")
+    return _finished(axes, "Quality of generated blocks by tokens a step")
+
+
+def training(
+    histories: Sequence[HistoryEntry] | Mapping[str, Sequence[HistoryEntry]],
+    *,
+    by: str = "step",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws the losses of training runs: training data dashed, validation data solid.
+
+    Args:
+        histories: The history of a run, or several by name.
+        by: "step" or "seconds".
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        EvaluationError: If a history is empty or `by` is unknown.
+    """
+    named = dict(histories) if isinstance(histories, Mapping) else {"": histories}
+    if not named or not all(named.values()):
+        raise EvaluationError("histories: expected at least one entry each; found an empty one")
+    if by not in ("step", "seconds"):
+        raise EvaluationError(f"by: expected 'step' or 'seconds'; found {by!r}")
+    axes = viz.style.axes_or_new(ax, (7.0, 3.6))
+    for place, (name, history) in enumerate(named.items()):
+        for what, dashes in (("valid", "-"), ("train", "--")):
+            x = [getattr(entry, by) for entry in history]
+            y = [getattr(entry, f"{what}_loss") for entry in history]
+            label = f"{name}, {what}" if name else what
+            marker = viz.style.MARKERS[place % len(viz.style.MARKERS)] if len(x) <= 15 else ""
+            viz.style.curve(axes, place, x, y, label=label, linestyle=dashes, marker=marker)
+    axes.set_xlabel("optimiser steps" if by == "step" else "training time (s)")
+    axes.set_ylabel("loss (nats per token)")
+    return _finished(axes, "Loss during training", legend="")
+
+
+def _curve(
+    axes: Axes,
+    place: int,
+    x: Sequence[float],
+    estimates: Sequence[Estimate],
+    label: str,
+    look: Mapping[str, str] | None = None,
+) -> None:
+    # The standard error of a single window is not known: no bar is drawn then.
+    errors = torch.tensor([estimate.standard_error for estimate in estimates]).nan_to_num()
+    values = [estimate.value for estimate in estimates]
+    viz.style.curve(axes, place, x, values, label=label, errors=errors.tolist(), **(look or {}))
+
+
+def _finished(axes: Axes, title: str, *, legend: str = _ERRORS) -> Axes:
+    axes.grid(alpha=0.3)
+    viz.style.without_frame(axes)
+    viz.style.legend_beside(axes, legend)
+    viz.style.entitle(axes, title)
+    return axes
