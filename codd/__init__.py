@@ -13,6 +13,7 @@ from codd.vocabulary import (
     vocabulary_from_json,
 )
 from codd.denoisers.base import Denoiser, DenoiserOutput
+from codd.denoisers.lora import LoraSettings, add_lora, merge_lora
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.coupling.couplings import COUPLINGS, CouplingSettings, couple, marginal_error
 from codd.coupling.distribution import (
@@ -45,6 +46,7 @@ __all__ = [
     "FactorisedDistribution",
     "Generation",
     "Klass",
+    "LoraSettings",
     "MODULATORS",
     "PublishedSettings",
     "PublishedVocabulary",
@@ -55,6 +57,7 @@ __all__ = [
     "TransformerConfig",
     "TransformerDenoiser",
     "Vocabulary",
+    "add_lora",
     "couple",
     "errors",
     "generate",
@@ -62,6 +65,7 @@ __all__ = [
     "load_published_circuit",
     "make_modulator",
     "marginal_error",
+    "merge_lora",
     "save_published_circuit",
     "viz",
     "vocabulary_from_json",

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import pcircuits as pc
-from codd.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.step import CouplingStepper
 from codd.decoding.arguments import is_given
 from codd.decoding.loop import Generation, generate
 from codd.denoisers.base import DenoiserOutput
-from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
-from codd.errors import CheckpointError, CoddError, ConfigError, DenoiserError
+from codd.denoisers.registry import load_denoiser
+from codd.errors import CheckpointError, ConfigError, DenoiserError
+from codd.hub import locate, push
+from codd.model_card import model_card
 from codd.modulators.registry import AnyModulator, make_modulator
-from codd.vocabulary import Vocabulary, vocabulary_from_json
-
-KIND = "coupled-model"
-DEMO = "demo"
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+from codd.pretrained import Parts, read_parts, write_parts
+from codd.published import PublishedCircuit, load_published_circuit
+from codd.vocabulary import Vocabulary
 
 
 class CoupledModel(nn.Module):
@@ -38,6 +38,9 @@ class CoupledModel(nn.Module):
         vocabulary: Text to tokens.
         settings: The default coupling.
         block_length: Default block of block diffusion, at most W.
+
+    Attributes:
+        record: JSON values about how the model was made, stored with it.
 
     Raises:
         ConfigError: If the parts do not fit together.
@@ -60,6 +63,7 @@ class CoupledModel(nn.Module):
         self.vocabulary = vocabulary
         self.settings = settings or CouplingSettings()
         self.block = block_length
+        self.record: dict[str, Any] = {}
         self._prepared: tuple[tuple[tuple[int, int], ...], pc.PreparedParameters] | None = None
         self._stepper: CouplingStepper | None = None
         self._check()
@@ -253,6 +257,53 @@ class CoupledModel(nn.Module):
             new_tokens = self.block
         return generate(self, encoded, new_tokens, steps, **options)
 
+    @classmethod
+    def from_parts(
+        cls,
+        denoiser: nn.Module | str | Path,
+        circuit: pc.CircuitModel | PublishedCircuit | str | Path,
+        *,
+        modulator: str | AnyModulator = "static",
+        vocabulary: Vocabulary | None = None,
+        settings: CouplingSettings | None = None,
+        block_length: int | None = None,
+    ) -> CoupledModel:
+        """Couples a denoiser and a circuit, each made or named.
+
+        Args:
+            denoiser: A module with the `Denoiser` protocol, or what `load_denoiser` takes.
+            circuit: A circuit, or what `load_published_circuit` takes.
+            modulator: A modulator, or the kind of a new one.
+            vocabulary: Text to tokens; None for the denoiser's own.
+            settings: The default coupling; None for the copula, or for the product of a published
+                circuit, which was trained for it.
+            block_length: Tokens of a block; None for the circuit's window, or for what a
+                published circuit says.
+
+        Raises:
+            ConfigError: If the parts do not fit together, or there is no vocabulary.
+            CheckpointError: If a name leads to nothing that can be read.
+        """
+        network = load_denoiser(denoiser) if isinstance(denoiser, (str, Path)) else denoiser
+        found = load_published_circuit(circuit) if isinstance(circuit, (str, Path)) else circuit
+        if isinstance(found, PublishedCircuit):
+            said, found = found.settings, found.circuit
+            settings = settings or CouplingSettings("product")
+            if said is not None:
+                said.check_mask(int(getattr(network, "mask_id", -1)))
+                window = found.plan.num_variables
+                block_length = block_length or min(said.block_length, window)
+        own = vocabulary or getattr(network, "vocabulary", None)
+        if own is None:
+            raise ConfigError(
+                f"vocabulary: expected one, for {type(network).__name__} brings none, found None"
+            )
+        if isinstance(modulator, str):
+            width = int(getattr(network, "hidden_size", 0))
+            modulator = make_modulator(modulator, found.plan, width)
+        block = block_length or found.plan.num_variables
+        return cls(network, found, modulator, own, settings=settings, block_length=block)
+
     def save_pretrained(
         self,
         folder: str | Path,
@@ -262,95 +313,101 @@ class CoupledModel(nn.Module):
     ) -> None:
         """Writes the whole model to a folder: one safetensors file and one JSON.
 
+        Of a published denoiser only where it is and its fingerprint are written, and its adapters
+        if it has some; of a user's own module only its sizes.
+
         Args:
             folder: Made if missing; a model there is replaced in a single step.
             dtype: "float32", or "float16" for half the size.
-            record: JSON values about how the model was made.
+            record: JSON values about how the model was made; None keeps those it was read with.
 
         Raises:
-            ConfigError: If the type is neither, or the denoiser is not one of this package's.
+            ConfigError: If the type is neither, or the denoiser is a published one whose weights
+                were changed and which cannot be stored otherwise.
         """
-        if dtype not in _DTYPES:
-            raise ConfigError(f"dtype must be one of {list(_DTYPES)}; found {dtype!r}")
-        if not isinstance(self.denoiser, TransformerDenoiser):
-            raise ConfigError(
-                f"only a TransformerDenoiser is saved with the model; found "
-                f"{type(self.denoiser).__name__}"
-            )
-        parts = {
-            "denoiser": self.denoiser.state_dict(),
-            "modulator": self.modulator.state_dict(),
-            "circuit": self.circuit.log_parameters(),
-        }
-        tensors = {
-            f"{part}.{name}": tensor.detach().to(_DTYPES[dtype])
-            for part, named in parts.items()
-            for name, tensor in named.items()
-        }
-        metadata = {
-            "kind": KIND,
-            "denoiser": asdict(self.denoiser.config),
-            "circuit": pc.structure_to_json(self.circuit.circuit),
-            "modulator": {"kind": self.modulator.kind, "rank": self.modulator.rank},
-            "coupling": asdict(self.settings),
-            "block_length": self.block,
-            "vocabulary": self.vocabulary.to_json(),
-            "vocabulary_fingerprint": self.vocabulary.fingerprint,
-            "record": dict(record or {}),
-        }
-        save_checkpoint(folder, tensors, metadata)
+        if record is not None:
+            self.record = dict(record)
+        write_parts(folder, self._parts(), dtype=dtype)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Coupled model",
+        dtype: str = "float32",
+    ) -> str:
+        """Uploads the model, as `save_pretrained` writes it and with a model card, to the hub.
+
+        Args:
+            name: Id "owner/name" of the repository; made if there is none.
+            private: Whether a new repository is private.
+            token: Of an account; None for the one that is logged in.
+            message: Of the commit.
+            dtype: As in `save_pretrained`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: If the id is none, the extra `hub` is missing, or the hub refuses.
+            ConfigError: As in `save_pretrained`.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            card = model_card(self._parts(), name)
+            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            return push(Path(folder), name, private=private, token=token, message=message)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> CoupledModel:
-        """Reads a model that `save_pretrained` wrote, in float32 and evaluation mode.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        denoiser: nn.Module | str | Path | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> CoupledModel:
+        """Reads a model that `save_pretrained` wrote, in evaluation mode.
 
         Args:
             name: A folder; or "demo" for the model that is shipped with the package; or the id of
                 a repository on the Hugging Face hub (needs the extra `hub`).
+            denoiser: The user's own module, for a model that was made with one; or where a
+                published denoiser is now, if not where it was.
+            revision: Branch, tag or commit of the model on the hub.
+            dtype: Number type of a published denoiser's weights; None for that of its files.
 
         Raises:
-            CheckpointError: If it is missing, damaged, of another version or contradicts itself.
+            CheckpointError: If it is missing, damaged, of another version or contradicts itself,
+                or the denoiser is not the one that the model was made with.
         """
-        folder = _locate(name)
-        checkpoint = load_checkpoint(folder)
+        folder = locate(name, revision=revision)
+        parts = read_parts(folder, denoiser=denoiser, dtype=dtype)
         try:
-            return cls._from_checkpoint(checkpoint).eval()
-        except CheckpointError:
-            raise
-        except (CoddError, pc.errors.CircuitError, KeyError, TypeError, RuntimeError) as error:
+            model = cls(
+                parts.denoiser,
+                parts.circuit,
+                parts.modulator,
+                parts.vocabulary,
+                settings=parts.settings,
+                block_length=parts.block_length,
+            )
+        except ConfigError as error:
             raise CheckpointError(f"{folder} is not a coupled model: {error}") from error
+        model.record = dict(parts.record)
+        return model.eval()
 
-    @classmethod
-    def _from_checkpoint(cls, checkpoint: Checkpoint) -> CoupledModel:
-        metadata = checkpoint.metadata
-        if metadata.get("kind") != KIND:
-            raise CheckpointError(
-                f"expected a checkpoint of kind {KIND!r}; found {metadata.get('kind')!r}"
-            )
-        vocabulary = vocabulary_from_json(metadata["vocabulary"])
-        if vocabulary.fingerprint != metadata["vocabulary_fingerprint"]:
-            raise CheckpointError(
-                f"the vocabulary has fingerprint {vocabulary.fingerprint[:12]}; the model was "
-                f"trained with {str(metadata['vocabulary_fingerprint'])[:12]}"
-            )
-        denoiser = TransformerDenoiser(TransformerConfig(**metadata["denoiser"]))
-        circuit = pc.CircuitModel(pc.structure_from_json(metadata["circuit"]))
-        modulator = make_modulator(
-            metadata["modulator"]["kind"],
-            circuit.plan,
-            denoiser.hidden_size,
-            rank=metadata["modulator"]["rank"],
-        )
-        denoiser.load_state_dict(_part(checkpoint.tensors, "denoiser"))
-        modulator.load_state_dict(_part(checkpoint.tensors, "modulator"))
-        circuit.set_log_parameters(_part(checkpoint.tensors, "circuit"))
-        return cls(
-            denoiser,
-            circuit,
-            modulator,
-            vocabulary,
-            settings=CouplingSettings(**metadata["coupling"]),
-            block_length=metadata["block_length"],
+    def _parts(self) -> Parts:
+        return Parts(
+            self.denoiser,
+            self.circuit,
+            self.modulator,
+            self.vocabulary,
+            self.settings,
+            self.block,
+            self.record,
         )
 
     def _read_window(
@@ -419,30 +476,3 @@ class _Window(NamedTuple):
 
 def _window(tensor: Tensor, index: Tensor) -> Tensor:
     return tensor.gather(1, index[..., None].expand(-1, -1, tensor.shape[2]))
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = len(prefix) + 1
-    return {n[start:]: t.float() for n, t in tensors.items() if n.startswith(f"{prefix}.")}
-
-
-def _locate(name: str | Path) -> Path:
-    """The folder of a model: as named, shipped with the package, or fetched from the hub."""
-    if Path(name).is_dir():
-        return Path(name)
-    if name == DEMO:
-        return Path(__file__).parent / "assets" / DEMO
-    if str(name).count("/") != 1 or Path(name).is_absolute():
-        raise CheckpointError(
-            f"no model {str(name)!r}: expected a folder, {DEMO!r}, or a hub id 'owner/name'"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise CheckpointError(
-            f"no folder {str(name)!r}; to fetch a model of that id install the extra `hub`"
-        ) from error
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot fetch model {str(name)!r}: {error}") from error

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 import pcircuits as pc
-from codd.errors import CheckpointError
+from codd.errors import CheckpointError, ConfigError
+from codd.hub import is_hub_id, locate
 
 CIRCUIT_FILES = ("pc_model.jpc", "model.jpc")
 SETTINGS_FILE = "codd_config.json"
@@ -81,6 +82,18 @@ class PublishedSettings:
                 found[entry.name] = given
         return cls(**found)
 
+    def check_mask(self, mask_id: int) -> None:
+        """Checks that a denoiser has the mask that these settings are about.
+
+        Raises:
+            ConfigError: If it has another.
+        """
+        if mask_id != self.mask_id:
+            raise ConfigError(
+                f"mask_id: the published circuit is for a denoiser with {self.mask_id}; found one "
+                f"with {mask_id}"
+            )
+
     @property
     def decoding(self) -> dict[str, Any]:
         """The arguments of `codd.generate` that these settings stand for.
@@ -126,7 +139,8 @@ def load_published_circuit(
 
     Args:
         path: A folder with `model.jpc`, or with `pc_model.jpc` and `codd_config.json`; or a file
-            that ends in `.jpc`; for one on the hub see `codd.hub.fetch`.
+            that ends in `.jpc`; or an id "owner/name" on the hub (extra `hub`), of which nothing
+            else is fetched.
         window: Tokens W that the circuit must couple; None takes any.
         num_categories: Categories V that it must have; None takes any.
 
@@ -185,6 +199,8 @@ def save_published_circuit(
 
 
 def _files(path: Path) -> tuple[Path, PublishedSettings | None]:
+    if path.suffix != ".jpc" and is_hub_id(path) and not path.exists():
+        path = locate(path, files=(*CIRCUIT_FILES, SETTINGS_FILE))
     if path.suffix == ".jpc":
         file, beside = path, path.parent / SETTINGS_FILE
         # Settings are about `pc_model.jpc`; another file beside them may be anything.

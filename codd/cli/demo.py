@@ -30,7 +30,8 @@ from codd.decoding.loop import Generation
 from codd.errors import CorpusError
 from codd.evaluation.few_step import FewStepProtocol
 from codd.evaluation.gap import GapProtocol
-from codd.model import DEMO, CoupledModel
+from codd.hub import DEMO
+from codd.model import CoupledModel
 from codd.training.corpus import Corpus, python_documentation
 from codd.training.windows import encode_documents
 

@@ -19,11 +19,19 @@ from codd.checkpoint import DESCRIPTION, has_checkpoint, load_checkpoint, save_c
 from codd.denoisers import masked_lm
 from codd.denoisers.base import DenoiserModule, LoadOptions, Origin
 from codd.denoisers.folders import NetworkFolder, open_folder
+from codd.denoisers.lora import (
+    LoraSettings,
+    load_lora,
+    lora_of,
+    lora_parameters,
+    without_lora,
+)
 from codd.denoisers.tokenizer import read_tokenizer
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, CoddError, ConfigError
 
 _CHECKPOINT_KIND = "denoiser"
+_ADAPTERS = "lora:"  # before their names: no parameter's name has a colon
 
 
 @dataclass(frozen=True)
@@ -137,15 +145,43 @@ def store_denoiser(denoiser: nn.Module) -> StoredDenoiser:
     """
     kind = str(getattr(denoiser, "kind", ""))
     origin = getattr(denoiser, "origin", None)
+    adapters = store_adapters(denoiser)
     if origin is not None:
-        return StoredDenoiser({"kind": kind, "origin": asdict(origin)}, {})
+        return StoredDenoiser({"kind": kind, "origin": asdict(origin)} | adapters[0], adapters[1])
     if kind not in OWN:
         raise ConfigError(
             f"denoiser: expected one of this package's ({', '.join(OWN)}), or one as "
             f"`load_denoiser` read it, found {type(denoiser).__name__}"
         )
     description = {"kind": kind, "config": OWN[kind].to_json(denoiser)}
-    return StoredDenoiser(description, dict(denoiser.state_dict()))
+    weights = without_lora(denoiser.state_dict().items())
+    return StoredDenoiser(description | adapters[0], weights | adapters[1])
+
+
+def store_adapters(denoiser: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a description and its tensors say of a denoiser's adapters; nothing without any."""
+    settings = lora_of(denoiser)
+    if settings is None:
+        return {}, {}
+    adapters = lora_parameters(denoiser)
+    tensors = {f"{_ADAPTERS}{name}": p.detach() for name, p in adapters.items()}
+    return {"lora": settings.to_json()}, tensors
+
+
+def restore_adapters(stored: StoredDenoiser, denoiser: nn.Module) -> None:
+    """Puts the adapters that were stored into a denoiser, in place.
+
+    Raises:
+        CheckpointError: If they do not fit it.
+    """
+    if "lora" not in stored.description:
+        return
+    tensors = {
+        name.removeprefix(_ADAPTERS): tensor
+        for name, tensor in stored.tensors.items()
+        if name.startswith(_ADAPTERS)
+    }
+    load_lora(denoiser, LoraSettings(**stored.description["lora"]), tensors)
 
 
 def restore_denoiser(
@@ -164,13 +200,17 @@ def restore_denoiser(
     description = stored.description
     kind, origin = description.get("kind"), description.get("origin")
     if origin is not None:
-        return _load_origin(str(kind), origin, name, dtype)
+        published = _load_origin(str(kind), origin, name, dtype)
+        restore_adapters(stored, published)
+        return published
     if kind not in OWN:
         raise CheckpointError(f"denoiser: expected a kind of {', '.join(OWN)}, found {kind!r}")
     try:
         denoiser = OWN[kind].make(dict(description["config"]))
         wanted = dtype or _widest(stored.tensors)
-        denoiser.to(wanted).load_state_dict(stored.tensors)
+        weights = {n: t for n, t in stored.tensors.items() if not n.startswith(_ADAPTERS)}
+        denoiser.to(wanted).load_state_dict(weights)
+        restore_adapters(stored, denoiser)
     except (CoddError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{kind} denoiser: missing or damaged field {error}") from error
     return denoiser.eval()
