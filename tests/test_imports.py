@@ -51,6 +51,7 @@ RANKS: dict[str, dict[str, int]] = {
         "evaluation": 5,
         "viz": 6,
         "cli": 7,
+        "lm_eval": 7,
         "__init__": 9,
     },
 }

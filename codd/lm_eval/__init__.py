@@ -1,0 +1,1 @@
+"""Coupled models in the Language Model Evaluation Harness; needs the extra `eval`."""
