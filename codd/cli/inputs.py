@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from codd.errors import ConfigError, CorpusError
-from codd.training.corpus import Corpus, python_documentation, read_jsonl, read_text_files
+from codd.training.corpus import (
+    Corpus,
+    python_documentation,
+    read_jsonl,
+    read_splits,
+    read_text_files,
+)
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import Vocabulary
 
@@ -27,7 +33,8 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help=f"{PYTHON!r} for the documentation of the running Python; or UTF-8 text files, each "
         f"a document (fewer than {_FEWEST_DOCUMENTS} are split at blank lines); or one .jsonl "
-        f"file with a 'text' in each line; default {PYTHON}",
+        f"file with a 'text' in each line; or a folder with train.jsonl, valid.jsonl and "
+        f"test.jsonl, taken as they are; default {PYTHON}",
     )
 
 
@@ -54,18 +61,23 @@ def set_threads(count: int | None) -> None:
     torch.set_num_threads(count)
 
 
-def read_corpus(sources: Sequence[str]) -> Corpus:
+def read_corpus(sources: Sequence[str], *, rows: bool = False) -> Corpus:
     """Reads what `--corpus` names.
 
     Args:
         sources: As on the command line.
+        rows: Whether every document is an example by itself, for a folder.
 
     Raises:
         CorpusError: If a source is missing or unreadable, they do not go together, or there is too
             little text.
     """
-    if list(sources) == [PYTHON]:
+    if list(sources) == [PYTHON] and not rows:
         return python_documentation()
+    if len(sources) == 1 and Path(sources[0]).is_dir():
+        return read_splits(sources[0], rows=rows)
+    if rows:
+        raise CorpusError(f"--rows: expected a folder with train.jsonl, found {sources[0]!r}")
     if len(sources) == 1 and sources[0].endswith(".jsonl"):
         return read_jsonl(sources[0])
     for source in sources:

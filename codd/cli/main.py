@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import pcircuits as pc
-from codd.cli import cache, demo, evaluate, generate, train
+from codd.cli import cache, demo, evaluate, generate, tasks, train
 from codd.errors import CoddError
 
-_COMMANDS = (demo, cache, train, generate, evaluate)
+_COMMANDS = (demo, cache, train, generate, evaluate, tasks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

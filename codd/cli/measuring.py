@@ -83,7 +83,7 @@ def run_gap(
         variants: By label.
         protocol: What is masked.
     """
-    with _progress("log-likelihoods") as report:
+    with show_progress("log-likelihoods") as report:
         return measure_gap(model, windows, variants, protocol, progress=report)
 
 
@@ -101,7 +101,7 @@ def run_few_step(
         judges: What judges the text.
         protocol: What is generated.
     """
-    with _progress("generation") as report:
+    with show_progress("generation") as report:
         return measure_few_step(windows, variants, judges, protocol, progress=report)
 
 
@@ -147,7 +147,8 @@ def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Axes], Ax
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+def show_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, to be called with what is done and all there is."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

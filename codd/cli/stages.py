@@ -29,7 +29,7 @@ from codd.training.denoiser_config import DenoiserTraining
 from codd.training.denoiser_loop import train_denoiser
 from codd.training.loop import HistoryEntry, Schedule
 from codd.training.tensorboard import tensorboard_log
-from codd.training.windows import encode_documents, evaluation_windows
+from codd.training.windows import encode_split, evaluation_windows
 from codd.vocabulary import Vocabulary
 
 STAGES = ("denoiser", "circuit", "coupling")
@@ -102,8 +102,8 @@ class Material:
         corpus: Text.
         vocabulary: Text to ids.
         network: Shape of the denoiser.
-        train: (N,) ids of the training split.
-        valid: (M,) ids of the validation split.
+        train: (N,) ids of the training split; (N, R) where the corpus has rows.
+        valid: (M,) ids of the validation split; (M, R) where the corpus has rows.
     """
 
     corpus: Corpus
@@ -121,7 +121,10 @@ class Material:
         Raises:
             CorpusError: If one is shorter than the longest sequence.
         """
-        splits = [encode_documents(s, vocabulary) for s in (corpus.train, corpus.valid)]
+        splits = [
+            encode_split(split, vocabulary, rows=corpus.rows)
+            for split in (corpus.train, corpus.valid)
+        ]
         for tokens in splits:
             evaluation_windows(tokens, network.max_length)
         return cls(corpus, vocabulary, network, *splits)

@@ -55,6 +55,12 @@ def add_parser(commands: Any) -> None:
         help="continue the run in RUN; finished stages are not repeated",
     )
     add_corpus(parser)
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="every document of the corpus' folder is an example of --max-length tokens, as `codd "
+        "tasks` writes them: blocks and windows are its end",
+    )
     _add_vocabulary(parser)
     _add_sizes(parser)
     _add_training(parser)
@@ -82,11 +88,11 @@ def _train(args: argparse.Namespace) -> None:
     stages = STAGES if args.stage == "all" else (args.stage,)
     _refuse_to_overwrite(args, stages)
     recipe = _recipe(args)
-    corpus = read_corpus(args.corpus)
+    corpus = read_corpus(args.corpus, rows=args.rows)
     vocabulary = _vocabulary(args, corpus)
     material = Material.encoded(corpus, vocabulary, _network(args, vocabulary))
     console.print(
-        f"corpus: {corpus.source}; {len(material.train):,} training tokens of "
+        f"corpus: {corpus.source}; {material.train.numel():,} training tokens of "
         f"{vocabulary.size} categories"
     )
     prepare_folder(args.out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -95,6 +95,17 @@ class Variants:
             for name, recipe in self.recipes.items()
         }
         return {"factorised": FewStepVariant(self.model, "factorised"), **chosen}
+
+    def for_tasks(self, sampler: str, temperature: float) -> dict[str, FewStepVariant]:
+        """Each coupling once, and the circuit off, all with one sampler and temperature."""
+        variants = {"factorised": FewStepVariant(self.model, "factorised")}
+        for name, recipe in self.recipes.items():
+            if recipe.sampler == "exact":
+                variants[name] = FewStepVariant(self._models[recipe.circuit], recipe.coupling)
+        return {
+            name: replace(variant, sampler=sampler, temperature=temperature)
+            for name, variant in variants.items()
+        }
 
     @cached_property
     def _models(self) -> dict[str, CoupledModel]:

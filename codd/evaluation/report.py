@@ -10,7 +10,8 @@ from rich.table import Table
 
 from codd.evaluation.few_step import FewStepCell, FewStepResult, TextQuality
 from codd.evaluation.gap import FACTORISED, SEQUENTIAL, GapResult
-from codd.evaluation.statistics import Estimate
+from codd.evaluation.statistics import Estimate, Interval
+from codd.evaluation.task_scores import TaskResult
 
 
 def gap_table(result: GapResult) -> Table:
@@ -57,6 +58,23 @@ def few_step_table(result: FewStepResult) -> Table:
     return table
 
 
+def task_table(result: TaskResult) -> Table:
+    """Accuracy by tokens per forward, and the area under each curve."""
+    cells = result.curve(result.labels[0])
+    table = Table(
+        title=f"{result.task.name}: right answers by tokens a denoiser call",
+        caption=f"{len(cells[0].right)} examples; ± one standard error; AUP with 95 % interval",
+    )
+    table.add_column("variant")
+    for cell in cells:
+        table.add_column(f"{cell.tokens_per_forward:.3g}", justify="right")
+    table.add_column("AUP", justify="right")
+    for label in result.labels:
+        shares = (_percent(cell.accuracy) for cell in result.curve(label))
+        table.add_row(label, *shares, _interval(result.aup(label), 1))
+    return table
+
+
 def as_text(content: RenderableType, width: int = 140) -> str:
     """Renders a table as plain text.
 
@@ -93,6 +111,11 @@ def _quality_cells(quality: TextQuality) -> list[str]:
 
 def _figure(estimate: Estimate, digits: int) -> str:
     return f"{estimate.value:.{digits}f} ±{estimate.standard_error:.{digits}f}"
+
+
+def _interval(interval: Interval, digits: int) -> str:
+    ends = f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+    return f"{interval.value:.{digits}f} ({ends})"
 
 
 def _percent(estimate: Estimate) -> str:

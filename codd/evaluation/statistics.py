@@ -2,14 +2,14 @@
 
 Windows are the independent units: every figure is averaged within a window first. Ratios use the
 delta method: the standard error of a / b is that of the mean of (x - (a / b) y) / b, where a and b
-are the means of x and y.
+are the means of x and y. Figures without such a formula get an interval by the bootstrap.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -81,16 +81,62 @@ def standard_error(values: Tensor) -> float:
     return float(values.double().std() / math.sqrt(len(values)))
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A figure and where it would probably lie with other windows.
+
+    Attributes:
+        value: The figure.
+        low: Lower end of the confidence interval.
+        high: Upper end.
+        confidence: How probably the interval covers the true figure.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+def bootstrap(
+    statistic: Callable[[Tensor], float],
+    count: int,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """A figure of windows with its percentile interval (Efron 1979).
+
+    Args:
+        statistic: The figure of the windows with these indices, (N,) int64, some of them repeated.
+        count: N, windows. With one there is nothing to draw from: the interval is NaN.
+        confidence: Of the interval, in (0, 1).
+        resamples: Sets of N windows drawn with replacement.
+        seed: Seed of the draws, so that figures of the same windows are compared on the same.
+    """
+    value = statistic(torch.arange(count))
+    if count < 2:
+        return Interval(value, math.nan, math.nan, confidence)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(count, (resamples, count), generator=generator)
+    found = torch.tensor([statistic(rows) for rows in draws], dtype=torch.float64)
+    tail = (1 - confidence) / 2
+    low, high = found.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(value, low, high, confidence)
+
+
 def json_ready(value: object) -> object:
     """Turns estimates, mappings, sequences and numbers into what JSON can hold.
 
     JSON has no infinity and no NaN: both become null.
 
     Args:
-        value: Nested mappings and sequences of estimates, text, numbers, booleans and None.
+        value: Nested mappings and sequences of estimates, intervals, text, numbers, booleans and
+            None.
     """
-    if isinstance(value, Estimate):
-        return json_ready({"value": value.value, "standard_error": value.standard_error})
+    if isinstance(value, (Estimate, Interval)):
+        return json_ready(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

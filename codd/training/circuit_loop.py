@@ -23,7 +23,7 @@ from codd.training.loop import (
     progress_bar,
     step_seed,
 )
-from codd.training.windows import sample_windows
+from codd.training.windows import evaluation_windows, sample_windows
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train_circuit(
 
     Args:
         circuit: The circuit with its starting parameters; see `starting_circuit`.
-        train: (N,) tokens.
+        train: (N,) tokens, or (N, R) of rows.
         valid: (M, W) held-out windows.
         training: How.
         folder: Where checkpoints go.
@@ -127,7 +127,7 @@ def starting_circuit(
     """A homogeneous HMM over a window, started from the contexts of the text.
 
     Args:
-        train: (N,) tokens.
+        train: (N,) tokens, or (N, R) of rows.
         window: Tokens W of a window.
         num_states: States K; with fewer than V the start is random, since contexts need at least
             one state for each category.
@@ -139,7 +139,8 @@ def starting_circuit(
     """
     circuit = pc.CircuitModel(pc.families.hmm(window, num_states, num_categories), seed=seed)
     if num_states >= num_categories:
-        circuit.set_probabilities(pc.context_hmm(train, num_states, num_categories))
+        text = train if train.dim() == 1 else evaluation_windows(train, window).flatten()
+        circuit.set_probabilities(pc.context_hmm(text, num_states, num_categories))
     return circuit
 
 
@@ -185,7 +186,7 @@ class _Run:
         counts, value = pc.flows(
             self.circuit.plan, self.parameters, pc.Evidence(own.to(self.device))
         )
-        num_rows = len(train) // window
+        num_rows = len(evaluation_windows(train, window))
         scale = num_rows / len(windows)
         self.parameters, self.state = pc.em_update(
             self.circuit.plan,

@@ -22,6 +22,7 @@ SHINGLE = 50
 VALID_PERCENT = 4
 TEST_PERCENT = 6
 
+_SPLITS = ("train", "valid", "test")
 _SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
 )
@@ -54,6 +55,8 @@ class Corpus:
         test: Texts for reported figures.
         sha256: Hex digest of all three splits.
         source: What the text is, in words.
+        rows: Whether every document is an example by itself, all of equally many tokens: a window
+            is then the end of one document, never a piece of two.
     """
 
     train: tuple[str, ...]
@@ -61,6 +64,7 @@ class Corpus:
     test: tuple[str, ...]
     sha256: str
     source: str
+    rows: bool = False
 
 
 def python_documentation() -> Corpus:
@@ -107,12 +111,25 @@ def read_jsonl(path: str | Path, *, field: str = "text") -> Corpus:
         CorpusError: If the file is missing, a line is not such an object, or too few remain.
     """
     path = Path(path)
-    documents = []
-    for number, line in enumerate(_read_utf8(path).split("\n"), start=1):
-        if line.strip():
-            text = _json_field(line, field, where=f"{path}, line {number}")
-            documents.append(Document(f"{path.name}#{number}", text.strip()))
+    documents = [replace(d, text=d.text.strip()) for d in _read_lines(path, field)]
     return build_corpus(documents, source=path.name)
+
+
+def read_splits(folder: str | Path, *, field: str = "text", rows: bool = False) -> Corpus:
+    """Reads a corpus that was split before: train.jsonl, valid.jsonl and test.jsonl, as they are.
+
+    Args:
+        folder: Holds the three files, a JSON object a line.
+        field: The key whose string value is the text.
+        rows: Whether every document is an example by itself; see `Corpus`.
+
+    Raises:
+        CorpusError: If a file is missing or empty, or a line is not such an object.
+    """
+    folder = Path(folder)
+    train, valid, test = (_read_lines(folder / f"{split}.jsonl", field) for split in _SPLITS)
+    source = f"rows of {folder.name}" if rows else folder.name
+    return replace(_fingerprinted(train, valid, test, source), rows=rows)
 
 
 def build_corpus(documents: Iterable[Document], *, source: str) -> Corpus:
@@ -260,6 +277,17 @@ def _read_utf8(path: Path) -> str:
             f"text file {path}: expected UTF-8, found byte {error.object[error.start]:#04x} "
             f"at offset {error.start}"
         ) from error
+
+
+def _read_lines(path: Path, field: str) -> list[Document]:
+    documents = [
+        Document(f"{path.name}#{i}", _json_field(line, field, where=f"{path}, line {i}"))
+        for i, line in enumerate(_read_utf8(path).split("\n"), start=1)
+        if line.strip()
+    ]
+    if not documents:
+        raise CorpusError(f"{path}: expected at least one line, found none")
+    return documents
 
 
 def _json_field(line: str, field: str, where: str) -> str:

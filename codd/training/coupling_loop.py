@@ -85,7 +85,7 @@ def train_coupling(
 
     Args:
         model: The coupled model; its own settings say which coupling is trained.
-        train: (N,) training tokens.
+        train: (N,) training tokens, or (N, R) of rows.
         valid: (M, L) held-out windows; the training windows have as many tokens L, at most the
             denoiser's longest sequence.
         training: What is trained and how fast.

@@ -27,7 +27,7 @@ from codd.training.loop import (
     step_seed,
 )
 from codd.training.objective import diffusion_loss, plain_loss, validation_loss
-from codd.training.windows import encode_documents, evaluation_windows, sample_windows
+from codd.training.windows import encode_split, evaluation_windows, sample_windows
 from codd.vocabulary import Vocabulary, vocabulary_from_json
 
 KIND = "denoiser-training"
@@ -148,13 +148,13 @@ def load_trained_denoiser(folder: str | Path) -> tuple[TransformerDenoiser, Voca
 
 @dataclass(frozen=True)
 class _Data:
-    train: Tensor  # (N,)
+    train: Tensor  # (N,), or (N, R) rows
     valid: Tensor  # (W, L)
 
     @classmethod
     def encoded(cls, corpus: Corpus, vocabulary: Vocabulary, training: DenoiserTraining) -> "_Data":
-        train = encode_documents(corpus.train, vocabulary)
-        valid = encode_documents(corpus.valid, vocabulary)
+        train = encode_split(corpus.train, vocabulary, rows=corpus.rows)
+        valid = encode_split(corpus.valid, vocabulary, rows=corpus.rows)
         evaluation_windows(train, training.window_length)  # too short a split fails here
         windows = evaluation_windows(valid, training.window_length)
         stride = max(1, len(windows) // training.validation_windows)

@@ -1,4 +1,8 @@
-"""Fixed-length windows cut from encoded documents."""
+"""Fixed-length windows cut from encoded documents.
+
+Text is one stream of tokens, of which a window may begin anywhere; or it is rows, examples of equal
+length, of which a window is the end.
+"""
 
 from collections.abc import Sequence
 
@@ -24,11 +28,41 @@ def encode_documents(documents: Sequence[str], vocabulary: Vocabulary) -> Tensor
     return vocabulary.encode(SEPARATOR.join(documents))
 
 
-def sample_windows(tokens: Tensor, length: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draws windows at uniformly random offsets; they may straddle documents.
+def encode_rows(documents: Sequence[str], vocabulary: Vocabulary) -> Tensor:
+    """Encodes each document as a row.
 
     Args:
-        tokens: (N,) ids.
+        documents: Texts of equally many tokens.
+        vocabulary: What turns text into ids.
+
+    Returns:
+        (N, R) int64 ids.
+
+    Raises:
+        CorpusError: If there is none, or one has another length than the first.
+    """
+    rows = [vocabulary.encode(document) for document in documents]
+    if not rows:
+        raise CorpusError("rows: expected at least one document, found none")
+    for row, document in zip(rows, documents, strict=True):
+        if len(row) != len(rows[0]):
+            raise CorpusError(
+                f"rows: expected {len(rows[0])} tokens in every document, as in the first; found "
+                f"{len(row)} in {document[:40]!r}"
+            )
+    return torch.stack(rows)
+
+
+def encode_split(documents: Sequence[str], vocabulary: Vocabulary, *, rows: bool) -> Tensor:
+    """Encodes documents as rows (N, R), or else as one stream (N,)."""
+    return (encode_rows if rows else encode_documents)(documents, vocabulary)
+
+
+def sample_windows(tokens: Tensor, length: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draws windows: of a stream at random offsets, across documents; of rows their ends.
+
+    Args:
+        tokens: (N,) ids of a stream, or (N, R) of rows.
         length: L, tokens a window.
         count: B, windows.
         generator: Source of the offsets.
@@ -40,29 +74,33 @@ def sample_windows(tokens: Tensor, length: int, count: int, generator: torch.Gen
         CorpusError: If there are fewer than L tokens.
     """
     _check_length(tokens, length)
+    if tokens.dim() == 2:
+        chosen = torch.randint(len(tokens), (count,), generator=generator)
+        return tokens[chosen, tokens.shape[1] - length :]
     offsets = torch.randint(len(tokens) - length + 1, (count, 1), generator=generator)
     return tokens[offsets + torch.arange(length)]
 
 
 def evaluation_windows(tokens: Tensor, length: int) -> Tensor:
-    """Cuts the text into windows that do not overlap; the incomplete tail is left out.
+    """Cuts a stream into windows that do not overlap, without the incomplete tail; rows' ends.
 
     Args:
-        tokens: (N,) ids.
+        tokens: (N,) ids of a stream, or (N, R) of rows.
         length: L, tokens a window.
 
     Returns:
-        (N // L, L) int64 ids.
+        (N // L, L) int64 ids; (N, L) of rows.
 
     Raises:
         CorpusError: If there are fewer than L tokens.
     """
     _check_length(tokens, length)
+    if tokens.dim() == 2:
+        return tokens[:, tokens.shape[1] - length :]
     return tokens[: len(tokens) // length * length].view(-1, length)
 
 
 def _check_length(tokens: Tensor, length: int) -> None:
-    if len(tokens) < length:
-        raise CorpusError(
-            f"tokens: expected at least one window of {length} tokens, found {len(tokens)}"
-        )
+    found = tokens.shape[-1]
+    if found < length:
+        raise CorpusError(f"tokens: expected at least one window of {length} tokens, found {found}")

@@ -2,7 +2,7 @@
 
 from codd.viz.filling import filling
 from codd.viz.joint import candidates, dependencies, position_errors, position_log_probs
-from codd.viz.measured import few_step, gap, training
+from codd.viz.measured import few_step, gap, task, training
 
 __all__ = [
     "candidates",
@@ -12,5 +12,6 @@ __all__ = [
     "gap",
     "position_errors",
     "position_log_probs",
+    "task",
     "training",
 ]

@@ -11,6 +11,7 @@ from codd.errors import EvaluationError
 from codd.evaluation.few_step import FewStepResult
 from codd.evaluation.gap import GapResult
 from codd.evaluation.statistics import Estimate
+from codd.evaluation.task_scores import TaskResult
 from codd.training.loop import HistoryEntry
 from pcircuits import viz
 
@@ -67,6 +68,29 @@ def few_step(result: FewStepResult, *, ax: Axes | None = None) -> Axes:
     axes.set_xlabel("tokens fixed at a denoiser call")
     axes.set_ylabel("judge's score (nats per token)")
     return _finished(axes, "Quality of generated blocks by tokens a step")
+
+
+def task(result: TaskResult, *, ax: Axes | None = None) -> Axes:
+    """Draws the share of right answers by tokens per forward.
+
+    Args:
+        result: What was measured.
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+    """
+    axes = viz.style.axes_or_new(ax, _SIZE)
+    places = [cell.tokens_per_forward for cell in result.curve(result.labels[0])]
+    for place, label in enumerate(result.labels):
+        _curve(axes, place, places, [cell.accuracy for cell in result.curve(label)], label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [f"{each:.3g}" for each in places])
+    axes.minorticks_off()
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("tokens per forward")
+    axes.set_ylabel("share of right answers")
+    return _finished(axes, f"Accuracy under parallelism: {result.task.name}")
 
 
 def training(

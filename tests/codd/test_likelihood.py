@@ -132,38 +132,34 @@ def test_one_token_is_the_same_in_all_ways(model: MixtureModel) -> None:
     assert ways[2] == pytest.approx(ways[0])
 
 
+def greedy_rows(rows: Tensor, found: list[Likelihood]) -> list[list[int]]:
+    return [row for row, each in zip(rows.tolist(), found, strict=True) if each.is_greedy]
+
+
 def test_greedy_is_what_greedy_decoding_writes(model: MixtureModel, joint: np.ndarray) -> None:
+    """Four tokens are two blocks: both must be what greedy decoding writes."""
     written: list[int] = []
-    for i in range(3):
+    for i in range(4):
         known = dict(enumerate([2, 0, *written]))
         written.append(int(conditional(joint, known, CONTEXT + i).argmax()))
+    rows = worlds(4)
     for method in ("chain_rule", "monte_carlo"):
-        found = score(model, worlds(3), method=method, samples=2)
-        chosen = [
-            row for row, each in zip(worlds(3).tolist(), found, strict=True) if each.is_greedy
-        ]
-        assert chosen == [written]
+        assert greedy_rows(rows, score(model, rows, method=method, samples=2)) == [written]
+    assert not any(each.is_greedy for each in score(model, rows, greedy=False))
     drawn = codd.generate(
-        model,
-        [torch.tensor([2, 0])],
-        3,
-        1,
-        block_length=3,
-        sampler="any_order",
-        temperature=0.0,
+        model, [torch.tensor([2, 0])], 3, 1, block_length=3, sampler="any_order", temperature=0.0
     )
-    found = score(model, worlds(3))
-    chosen = [row for row, each in zip(worlds(3).tolist(), found, strict=True) if each.is_greedy]
-    assert chosen == drawn.completions.tolist()
-    assert not any(each.is_greedy for each in score(model, worlds(3), greedy=False))
+    assert greedy_rows(worlds(3), score(model, worlds(3))) == drawn.completions.tolist()
 
 
 class Outspoken(MixtureModel):
-    """Says something of every context, also of those that its joint rules out."""
+    """Says something of contexts that its joint rules out, and rules out visible ones."""
 
     def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> codd.DenoiserOutput:
         output = super().denoise(tokens, attention_mask)
-        return replace(output, logits=output.logits.nan_to_num(nan=0.0, neginf=-math.inf))
+        logits = output.logits.nan_to_num(nan=0.0, neginf=-math.inf)
+        zero = torch.tensor([0.0, -math.inf], dtype=logits.dtype)
+        return replace(output, logits=torch.where((tokens == 2)[..., None], logits, zero))
 
 
 @pytest.mark.parametrize("method", likelihood.METHODS)

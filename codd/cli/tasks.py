@@ -1,0 +1,162 @@
+"""`codd tasks`: data of tasks with checkable answers, and a model's accuracy on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from codd import viz as pictures
+from codd.checkpoint import write_atomically
+from codd.cli.inputs import add_threads, prepare_folder, set_threads
+from codd.cli.measuring import open_console, save_figure, show_progress
+from codd.cli.variants import RECIPES, Variants
+from codd.decoding.samplers import SAMPLERS
+from codd.decoding.selection import SELECTIONS
+from codd.evaluation.report import task_table
+from codd.evaluation.task_scores import TaskProtocol, TaskResult, measure_task
+from codd.evaluation.tasks.base import ClosedTask, make_examples
+from codd.evaluation.tasks.files import write_task
+from codd.evaluation.tasks.registry import TASKS, make_task
+from codd.model import CoupledModel
+from codd.training.windows import encode_rows
+
+_VARIANTS = ("copula", "one-state", "shuffled-emissions")
+_NETWORK = "--width 64 --layers 2 --heads 4 --states 512 --modulator static"
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the subparsers of `codd`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "tasks",
+        help="make data of tasks with checkable answers, and measure a model on them",
+        description="Writes examples of a task, split into train, valid and test, of which no two "
+        "splits share a prompt. With --model, measures the share of right answers of the test "
+        "split by tokens per forward, beside the factorised output with the same sampler and "
+        "temperature and beside the controls; prints the table and writes it as JSON, with a "
+        "figure.",
+    )
+    parser.add_argument("name", choices=tuple(TASKS), help="the task")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="made if missing")
+    data = parser.add_argument_group("data")
+    _number(data, "--items", 4, "letters of a list, or the order of a Latin square")
+    _number(data, "--letters", 8, "letters of the alphabet that lists are drawn from")
+    _number(data, "--train", 20_000, "examples to train on")
+    _number(data, "--valid", 1_000, "examples for choices")
+    _number(data, "--test", 1_000, "examples for reported figures")
+    _number(data, "--seed", 0, "seed of everything random")
+    _add_scoring(parser)
+    add_threads(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the data, and measures where a model is given.
+
+    Raises:
+        CoddError: If an argument is wrong or the folder holds another task.
+    """
+    set_threads(args.threads)
+    console = open_console()
+    task = make_task(args.name, num_items=args.items, num_letters=args.letters)
+    prepare_folder(args.out)
+    counts = {split: getattr(args, split) for split in ("train", "valid", "test")}
+    for path in write_task(args.out, task, counts, seed=args.seed):
+        console.print(f"wrote {path}")
+    if args.model is None:
+        console.print(f"train a model on it:\n  {_training(task, args.out)}", soft_wrap=True)
+        return
+    result = _measure(task, args)
+    console.print(task_table(result))
+    _write(result, args, console)
+
+
+def _measure(task: ClosedTask, args: argparse.Namespace) -> TaskResult:
+    model = CoupledModel.from_pretrained(args.model)
+    examples = make_examples(task, args.split, getattr(args, args.split), seed=args.seed)
+    train = make_examples(task, "train", args.train, seed=args.seed)
+    tokens = encode_rows([example.answer for example in train], model.vocabulary)
+    variants = Variants(model, tokens.flatten(), args.variants, args.seed)
+    usual = sorted({2**i for i in range(task.answer_length.bit_length())} | {task.answer_length})
+    protocol = TaskProtocol(
+        tuple(args.tokens_per_step or usual), selection=args.selection, seed=args.seed
+    )
+    chosen = variants.for_tasks(args.sampler, args.temperature)
+    with show_progress("answers") as report:
+        return measure_task(task, examples, chosen, model.vocabulary, protocol, progress=report)
+
+
+def _write(result: TaskResult, args: argparse.Namespace, console: Console) -> None:
+    about = {
+        "model": str(args.model),
+        "split": args.split,
+        "sampler": args.sampler,
+        "temperature": args.temperature,
+    }
+    contents = {**about, "result": result.to_json()}
+    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
+    files = args.out / "results.json", args.out / "results.png"
+    write_atomically(files[0], (text + "\n").encode("utf-8"))
+    save_figure(files[1], (9.0, 4.8), lambda axes: pictures.task(result, ax=axes))
+    for path in files:
+        console.print(f"wrote {path}")
+
+
+def _training(task: ClosedTask, folder: Path) -> str:
+    """A command that trains a small model on a task's data in some minutes."""
+    answer, row = task.answer_length, task.prompt_length + task.answer_length
+    lengths = f"--max-length {row} --window {answer} --block {answer} --min-count 1"
+    steps = "--denoiser-steps 1500 --circuit-steps 200"
+    place = shlex.quote(str(folder))
+    return f"codd train --corpus {place} --rows {lengths} {_NETWORK} {steps} --out {place}/run"
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("measuring")
+    group.add_argument("--model", metavar="MODEL", help="folder, 'demo', or hub id of a model")
+    group.add_argument(
+        "--split",
+        choices=("valid", "test"),
+        default="test",
+        help="what is measured; choose settings on valid; default %(default)s",
+    )
+    group.add_argument(
+        "--tokens-per-step",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="numbers of tokens fixed at a denoiser call; default powers of two and all",
+    )
+    group.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="NAME",
+        default=_VARIANTS,
+        help=f"what to compare with the factorised output: some of {', '.join(RECIPES)}; default "
+        f"{' '.join(_VARIANTS)}",
+    )
+    group.add_argument(
+        "--selection",
+        choices=tuple(SELECTIONS),
+        default="random",
+        help="which positions come first; default %(default)s",
+    )
+    group.add_argument(
+        "--sampler",
+        choices=tuple(SAMPLERS),
+        default="exact",
+        help="how the tokens of a step are drawn together; default %(default)s",
+    )
+    group.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="default %(default)s"
+    )
+
+
+def _number(group: Any, flag: str, default: int, text: str) -> None:
+    group.add_argument(
+        flag, type=int, default=default, metavar="N", help=f"{text}; default %(default)s"
+    )
