@@ -25,9 +25,10 @@ _FEWEST_DOCUMENTS = 3
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
-    """Adds `--corpus`."""
+    """Adds `--corpus`, also called `--text`."""
     parser.add_argument(
         "--corpus",
+        "--text",
         nargs="+",
         default=[PYTHON],
         metavar="SOURCE",

@@ -1,4 +1,4 @@
-"""The three stages of training, each in a folder of its own: denoiser, circuit, coupling."""
+"""The stages of training, each in a folder of its own: denoiser, circuit, coupling, joint."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 import pcircuits as pc
 from codd.checkpoint import has_checkpoint, load_checkpoint
+from codd.cli.material import Material
 from codd.coupling.couplings import CouplingSettings
-from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
+from codd.denoisers.base import DenoiserModule
+from codd.denoisers.lora import LoraSettings, add_lora, merge_lora
 from codd.errors import CheckpointError, ConfigError
 from codd.model import CoupledModel
 from codd.modulators.registry import MODULATORS, make_modulator
 from codd.training.cache import DenoiserCache
 from codd.training.cached_loop import CachedTraining, train_cached
 from codd.training.circuit_loop import CircuitTraining, starting_circuit, train_circuit
-from codd.training.corpus import Corpus
 from codd.training.coupling_loop import CouplingTraining, train_coupling
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.denoiser_loop import train_denoiser
+from codd.training.latent_start import LatentStart, latent_hmm
 from codd.training.loop import HistoryEntry, Schedule
 from codd.training.tensorboard import tensorboard_log
-from codd.training.windows import encode_split, evaluation_windows
-from codd.vocabulary import Vocabulary
+from codd.training.windows import evaluation_windows
 
 STAGES = ("denoiser", "circuit", "coupling")
+JOINT = "joint"
+"""A fourth stage, on request: everything is trained along."""
 _CIRCUIT_VALIDATION_WINDOWS = 512
 
 
@@ -45,6 +47,9 @@ class Recipe:
         circuit: The circuit's stage.
         coupling: What the coupling's stage trains.
         schedule: How long the coupling's stage runs.
+        joint: What the joint stage trains; None without one.
+        joint_schedule: How long it runs.
+        lora: Adapters of the denoiser that it trains; None trains all of the denoiser.
         settings: The coupling that is trained and becomes the model's own.
         window: Tokens W that the circuit couples.
         block: Default block of the model.
@@ -56,6 +61,9 @@ class Recipe:
     circuit: CircuitTraining
     coupling: CouplingTraining
     schedule: Schedule
+    joint: CouplingTraining | None
+    joint_schedule: Schedule
+    lora: LoraSettings | None
     settings: CouplingSettings
     window: int
     block: int
@@ -82,8 +90,7 @@ class Recipe:
     @property
     def trains_coupling(self) -> bool:
         """Whether the third stage has anything to train; some couplings need no training."""
-        rates = (self.coupling.circuit_learning_rate, self.coupling.denoiser_learning_rate)
-        return self.modulator != "static" or max(rates) > 0
+        return self.modulator != "static" or self.coupling.circuit_learning_rate > 0
 
     def steps(self, stage: str) -> int:
         """Steps of a stage."""
@@ -91,51 +98,8 @@ class Recipe:
             "denoiser": self.denoiser.steps,
             "circuit": self.circuit.steps,
             "coupling": self.schedule.steps,
+            JOINT: self.joint_schedule.steps,
         }[stage]
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What is trained on, and the network that fits it.
-
-    Attributes:
-        corpus: Text.
-        vocabulary: Text to ids.
-        network: Shape of the denoiser.
-        train: (N,) ids of the training split; (N, R) where the corpus has rows.
-        valid: (M,) ids of the validation split; (M, R) where the corpus has rows.
-    """
-
-    corpus: Corpus
-    vocabulary: Vocabulary
-    network: TransformerConfig
-    train: Tensor
-    valid: Tensor
-
-    @classmethod
-    def encoded(
-        cls, corpus: Corpus, vocabulary: Vocabulary, network: TransformerConfig
-    ) -> Material:
-        """Encodes both splits.
-
-        Raises:
-            CorpusError: If one is shorter than the longest sequence.
-        """
-        splits = [
-            encode_split(split, vocabulary, rows=corpus.rows)
-            for split in (corpus.train, corpus.valid)
-        ]
-        for tokens in splits:
-            evaluation_windows(tokens, network.max_length)
-        return cls(corpus, vocabulary, network, *splits)
-
-    def identity(self, kind: str) -> dict[str, Any]:
-        """What a checkpoint of this kind must agree on, as JSON."""
-        return {
-            "kind": kind,
-            "corpus": {"sha256": self.corpus.sha256, "source": self.corpus.source},
-            "vocabulary": self.vocabulary.fingerprint,
-        }
 
 
 class StageInterrupted(KeyboardInterrupt):
@@ -171,6 +135,7 @@ class Workshop:
         group: Processes that train together; None for this one alone.
         cache: What the denoiser said, to train the coupling from; None asks the denoiser.
         tensorboard: Folder of TensorBoard's logs; None without.
+        device: Where everything is trained.
     """
 
     recipe: Recipe
@@ -180,6 +145,7 @@ class Workshop:
     group: dist.ProcessGroup | None = None
     cache: DenoiserCache | None = None
     tensorboard: Path | None = None
+    device: str = "cpu"
 
     @property
     def leads(self) -> bool:
@@ -212,13 +178,15 @@ class Workshop:
                 f"{folder}: expected the {stage} after {steps} steps, found {found}; {hint}"
             )
 
-    def train_denoiser(self, *, resume: bool) -> tuple[TransformerDenoiser, StageLog]:
-        """The first stage, or what it left behind if it is finished."""
-        training = self.recipe.denoiser
+    def train_denoiser(self, *, resume: bool) -> tuple[DenoiserModule, StageLog | None]:
+        """The first stage, or what it left behind if it is finished, or the published denoiser."""
+        training, network = self.recipe.denoiser, self.material.network
+        if isinstance(network, DenoiserModule):
+            return network, None
         trained = train_denoiser(
             self.material.corpus,
             self.material.vocabulary,
-            self.material.network,
+            network,
             training,
             self.folder("denoiser"),
             resume=resume,
@@ -230,6 +198,7 @@ class Workshop:
         """The second stage, or what it left behind if it is finished."""
         recipe, folder = self.recipe, self.folder("circuit")
         circuit = self._starting_circuit(resumed=resume and has_checkpoint(folder))
+        circuit.to(self.device)
         valid = evaluation_windows(self.material.valid, recipe.window)
         outcome = train_circuit(
             circuit,
@@ -237,14 +206,18 @@ class Workshop:
             valid[:_CIRCUIT_VALIDATION_WINDOWS],
             recipe.circuit,
             folder,
-            {**self.material.identity("circuit-training"), "window": recipe.window},
+            {
+                **self.material.identity("circuit-training"),
+                "window": recipe.window,
+                "start": "latents" if self._starts_from_latents else "contexts",
+            },
             resume=resume,
             **self.options("circuit"),
         )
         return circuit, _log(outcome.history, outcome.step, recipe.circuit.steps)
 
     def train_coupling(
-        self, denoiser: TransformerDenoiser, circuit: pc.CircuitModel, *, resume: bool
+        self, denoiser: DenoiserModule, circuit: pc.CircuitModel, *, resume: bool
     ) -> tuple[CoupledModel, StageLog | None]:
         """The third stage, or what it left behind if it is finished; no log if it had no task."""
         recipe = self.recipe
@@ -253,19 +226,14 @@ class Workshop:
             return model, None
         identity = {
             **self.material.identity("coupling-training"),
-            "denoiser": asdict(self.material.network),
-            "denoiser_training": {**asdict(recipe.denoiser), "betas": list(recipe.denoiser.betas)},
-            "circuit_training": asdict(recipe.circuit),
-            "window": recipe.window,
-            "block": recipe.block,
-            "modulator": {"kind": recipe.modulator, "rank": recipe.rank},
+            **self._made_before(),
         }
         if self.cache is not None:
             return model, self._train_cached(model, self.cache, identity, resume=resume)
         outcome = train_coupling(
             model,
             self.material.train,
-            evaluation_windows(self.material.valid, model.max_length),
+            self.material.held_out(),
             recipe.coupling,
             recipe.schedule,
             self.folder("coupling"),
@@ -274,6 +242,51 @@ class Workshop:
             **self.options("coupling"),
         )
         return model, _log(outcome.history, outcome.step, recipe.schedule.steps)
+
+    def train_joint(self, model: CoupledModel, *, resume: bool) -> StageLog:
+        """The joint stage: the denoiser or its adapters, the head and on request the circuit.
+
+        Of a denoiser that is stored whole the adapters are merged at the end.
+        """
+        recipe = self.recipe
+        assert recipe.joint is not None, "the caller has asked for it"
+        identity = {
+            **self.material.identity("joint-training"),
+            **self._made_before(),
+            "coupling_training": {**asdict(recipe.coupling), "schedule": asdict(recipe.schedule)},
+            "cache": None if self.cache is None else self.cache.layout.identity,
+        }
+        if recipe.lora is not None:
+            add_lora(model.denoiser, recipe.lora, seed=recipe.joint_schedule.seed)
+        outcome = train_coupling(
+            model,
+            self.material.train,
+            self.material.held_out(),
+            recipe.joint,
+            recipe.joint_schedule,
+            self.folder(JOINT),
+            identity,
+            resume=resume,
+            **self.options(JOINT),
+        )
+        log = _log(outcome.history, outcome.step, recipe.joint_schedule.steps)
+        if recipe.lora is not None and self.material.published is None:
+            merge_lora(model.denoiser)
+        return log
+
+    def _made_before(self) -> dict[str, Any]:
+        """What the coupling rests on, as JSON."""
+        recipe = self.recipe
+        training = {**asdict(recipe.denoiser), "betas": list(recipe.denoiser.betas)}
+        return {
+            "denoiser": self.material.network_identity(),
+            "denoiser_training": training if self.material.published is None else None,
+            "circuit_training": asdict(recipe.circuit),
+            "window": recipe.window,
+            "length": self.material.length,
+            "block": recipe.block,
+            "modulator": {"kind": recipe.modulator, "rank": recipe.rank},
+        }
 
     def _train_cached(
         self,
@@ -289,6 +302,7 @@ class Workshop:
             modulator_learning_rate=recipe.coupling.modulator_learning_rate,
             circuit_learning_rate=recipe.coupling.circuit_learning_rate,
             validation_rows=recipe.coupling.validation_windows,
+            micro_batches=recipe.coupling.micro_batches,
         )
         outcome = train_cached(
             model.circuit,
@@ -311,9 +325,10 @@ class Workshop:
         return {
             "corpus": {"sha256": corpus.sha256, "source": corpus.source},
             "training": {
-                "denoiser": asdict(recipe.denoiser),
+                "denoiser": None if self.material.published else asdict(recipe.denoiser),
                 "circuit": asdict(recipe.circuit),
                 "coupling": {**asdict(recipe.coupling), "schedule": asdict(recipe.schedule)},
+                JOINT: _joint_record(recipe),
             },
             "stages": {stage: asdict(log) for stage, log in logs.items() if log is not None},
             "versions": {
@@ -323,30 +338,52 @@ class Workshop:
             },
         }
 
-    def _starting_circuit(self, *, resumed: bool) -> pc.CircuitModel:
-        size, recipe = self.material.vocabulary.size, self.recipe
-        states = recipe.circuit.num_states
-        if resumed:
-            # The checkpoint brings the parameters: counting contexts again would be for nothing.
-            return pc.CircuitModel(pc.families.hmm(recipe.window, states, size))
-        seed = recipe.circuit.seed
-        return starting_circuit(self.material.train, recipe.window, states, size, seed=seed)
+    @property
+    def _starts_from_latents(self) -> bool:
+        """Whether the circuit starts from a published denoiser's hidden states.
 
-    def _coupled(self, denoiser: TransformerDenoiser, circuit: pc.CircuitModel) -> CoupledModel:
+        Contexts are better, but need a state for every category.
+        """
+        few = self.recipe.circuit.num_states < self.material.num_categories
+        return few and self.material.published is not None
+
+    def _starting_circuit(self, *, resumed: bool) -> pc.CircuitModel:
+        size, recipe = self.material.num_categories, self.recipe
+        states, seed = recipe.circuit.num_states, recipe.circuit.seed
+        if resumed:
+            # The checkpoint brings the parameters: counting again would be for nothing.
+            return pc.CircuitModel(pc.families.hmm(recipe.window, states, size))
+        denoiser = self.material.published
+        if denoiser is None or not self._starts_from_latents:
+            return starting_circuit(self.material.train, recipe.window, states, size, seed=seed)
+        circuit = pc.CircuitModel(pc.families.hmm(recipe.window, states, size))
+        sequences, start = self.material.sequences(), LatentStart(seed=seed)
+        found = latent_hmm(denoiser, sequences, states, start=start, device=self.device)
+        circuit.set_probabilities(found)
+        return circuit
+
+    def _coupled(self, denoiser: DenoiserModule, circuit: pc.CircuitModel) -> CoupledModel:
         recipe = self.recipe
         with torch.random.fork_rng(devices=[]):  # PyTorch's modules draw weights when made
             torch.manual_seed(recipe.schedule.seed)
             modulator = make_modulator(
                 recipe.modulator, circuit.plan, denoiser.hidden_size, rank=recipe.rank
-            )
+            ).to(self.device)
         return CoupledModel(
-            denoiser,
+            denoiser.to(self.device),
             circuit,
             modulator,
             self.material.vocabulary,
             settings=recipe.settings,
             block_length=recipe.block,
         )
+
+
+def _joint_record(recipe: Recipe) -> dict[str, Any] | None:
+    if recipe.joint is None:
+        return None
+    lora = None if recipe.lora is None else recipe.lora.to_json()
+    return {**asdict(recipe.joint), "schedule": asdict(recipe.joint_schedule), "lora": lora}
 
 
 def _log(history: tuple[HistoryEntry, ...], step: int, steps: int) -> StageLog:
