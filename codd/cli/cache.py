@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from codd.cli.inputs import add_corpus, add_threads, read_corpus, set_threads
+from codd.cli.material import cache_source, published_denoiser
 from codd.denoisers.base import Denoiser
 from codd.model import CoupledModel
 from codd.training.cache import CacheLayout, CacheSettings
@@ -33,7 +34,18 @@ def add_parser(commands: Any) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model", metavar="NAME", help="folder or hub id of a coupled model")
     source.add_argument("--run", type=Path, dest="trained", metavar="RUN", help="of `codd train`")
+    source.add_argument(
+        "--denoiser",
+        metavar="NAME",
+        help="folder or hub id of LLaDA, Dream or another masked model",
+    )
     add_corpus(parser)
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens of a sequence; default the denoiser's longest",
+    )
     _add_settings(parser)
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="sequences a call")
     parser.add_argument("--device", default="cpu", help="where the denoiser runs; default cpu")
@@ -55,8 +67,9 @@ def run(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     denoiser, vocabulary = _denoiser(args)
     corpus = read_corpus(args.corpus)
-    sequences = evaluation_windows(encode_documents(corpus.train, vocabulary), denoiser.max_length)
-    source = {"corpus": corpus.sha256, "vocabulary": vocabulary.fingerprint}
+    length = denoiser.max_length if args.max_length is None else args.max_length
+    sequences = evaluation_windows(encode_documents(corpus.train, vocabulary), length)
+    source = cache_source(corpus, vocabulary, denoiser)
     layout = plan_cache(denoiser, sequences, _settings(args), source)
     console.print(estimate(layout))
     if args.estimate:
@@ -84,6 +97,8 @@ def estimate(layout: CacheLayout) -> str:
 
 
 def _denoiser(args: argparse.Namespace) -> tuple[Denoiser, Vocabulary]:
+    if args.denoiser is not None:
+        return published_denoiser(args.denoiser, device=args.device)
     if args.trained is not None:
         network, vocabulary = load_trained_denoiser(args.trained / "denoiser")
         return network.to(args.device), vocabulary

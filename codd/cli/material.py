@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from codd.denoisers.base import DenoiserModule
+from codd.denoisers.base import Denoiser, DenoiserModule, Origin
 from codd.denoisers.registry import load_denoiser
 from codd.denoisers.transformer import TransformerConfig
 from codd.errors import ConfigError
@@ -101,13 +101,12 @@ class Material:
 
 
 def cache_source(
-    corpus: Corpus, vocabulary: Vocabulary, denoiser: DenoiserModule | None
+    corpus: Corpus, vocabulary: Vocabulary, denoiser: Denoiser | None
 ) -> dict[str, Any]:
     """What a cache's description says of its corpus, vocabulary and published denoiser."""
     source: dict[str, Any] = {"corpus": corpus.sha256, "vocabulary": vocabulary.fingerprint}
-    if denoiser is not None and denoiser.origin is not None:
-        source["denoiser"] = denoiser.origin.fingerprint
-    return source
+    fingerprint = _fingerprint(denoiser)
+    return source if fingerprint is None else {**source, "denoiser": fingerprint}
 
 
 def published_denoiser(
@@ -160,5 +159,6 @@ def complete_cache(
     return None if outcome.interrupted else DenoiserCache(folder)
 
 
-def _fingerprint(denoiser: DenoiserModule) -> str | None:
-    return None if denoiser.origin is None else denoiser.origin.fingerprint
+def _fingerprint(denoiser: Denoiser | None) -> str | None:
+    origin = getattr(denoiser, "origin", None)
+    return origin.fingerprint if isinstance(origin, Origin) else None
