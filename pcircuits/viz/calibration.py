@@ -17,6 +17,8 @@ Forecasts = tuple[Tensor, Tensor]
 """(N,) probabilities, and (N,) bool whether what they were given to happened."""
 # 95 % of a normal distribution.
 _Z = 1.959964
+# What float32 marginals may exceed 1 by.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Calibration:
                 f"expected (N,) probabilities and (N,) bool, N >= 1; found shapes "
                 f"{tuple(given.shape)} and {tuple(happened.shape)}"
             )
-        if not bool(((given >= 0) & (given <= 1 + 1e-6)).all()):
+        if not bool(((given >= 0) & (given <= 1 + _ROUNDING)).all()):
             raise StructureError("expected probabilities in [0, 1]; found others")
         if num_bins < 1:
             raise StructureError(f"expected num_bins >= 1; found {num_bins}")
