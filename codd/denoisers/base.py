@@ -61,11 +61,13 @@ class Origin:
     """Where a published denoiser was read from, so that it need not be stored again.
 
     Attributes:
+        kind: Its family, a name in `codd.denoisers.registry.PUBLISHED`.
         name: A folder or an id on the Hugging Face hub.
         revision: The commit on the hub, or None for a folder.
         fingerprint: SHA-256 of its configuration and of the list of its tensors.
     """
 
+    kind: str
     name: str
     revision: str | None
     fingerprint: str
@@ -86,7 +88,7 @@ class DenoiserModule(nn.Module):
     """A `Denoiser` that is a module: what every adapter of this package offers.
 
     Attributes:
-        kind: Its name in `codd.denoisers.registry.KINDS`.
+        kind: Its name in `codd.denoisers.registry.OWN`, if it is stored whole.
         num_categories: V.
         mask_id: The id of a hidden token, at most V.
         hidden_size: D.

@@ -35,9 +35,9 @@ class NetworkFolder:
     revision: str | None
     config: dict[str, Any]
 
-    def origin(self) -> Origin:
-        """Where the network is, with its fingerprint."""
-        return Origin(self.name, self.revision, fingerprint(self.path))
+    def origin(self, kind: str) -> Origin:
+        """Where the network of that kind is, with its fingerprint."""
+        return Origin(kind, self.name, self.revision, fingerprint(self.path))
 
     def read_json(self, file: str) -> dict[str, Any]:
         """Another JSON file of the folder; empty if it is not there.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from codd.checkpoint import DESCRIPTION, has_checkpoint, load_checkpoint, save_checkpoint
-from codd.denoisers import masked_lm
+from codd.denoisers import masked_lm, native, published
 from codd.denoisers.base import DenoiserModule, LoadOptions, Origin
 from codd.denoisers.folders import NetworkFolder, open_folder
 from codd.denoisers.lora import (
@@ -61,9 +61,12 @@ class OwnKind:
 
 
 PUBLISHED: dict[str, PublishedKind] = {
+    "llada": PublishedKind(published.reads_llada, published.read_llada),
+    "dream": PublishedKind(published.reads_dream, published.read_dream),
     "masked-lm": PublishedKind(masked_lm.reads, masked_lm.read),
 }
 OWN: dict[str, OwnKind] = {
+    "native": OwnKind(native.config_to_json, native.make_native),
     "transformer": OwnKind(
         lambda denoiser: asdict(denoiser.config),
         lambda config: TransformerDenoiser(TransformerConfig(**config)),
@@ -106,12 +109,13 @@ def load_denoiser(
     if has_checkpoint(name):
         return _load_own(Path(name), dtype)
     folder = open_folder(name, revision)
-    denoiser = PUBLISHED[_kind_of(folder, kind)].read(folder, LoadOptions(dtype))
+    family = _kind_of(folder, kind)
+    denoiser = PUBLISHED[family].read(folder, LoadOptions(dtype))
     if denoiser.vocabulary is None:
         denoiser.vocabulary = read_tokenizer(
             folder.path, num_categories=denoiser.num_categories, mask_id=denoiser.mask_id
         )
-    denoiser.requires_grad_(False).set_origin(folder.origin())
+    denoiser.requires_grad_(False).set_origin(folder.origin(family))
     return denoiser.eval()
 
 
@@ -147,7 +151,8 @@ def store_denoiser(denoiser: nn.Module) -> StoredDenoiser:
     origin = getattr(denoiser, "origin", None)
     adapters = store_adapters(denoiser)
     if origin is not None:
-        return StoredDenoiser({"kind": kind, "origin": asdict(origin)} | adapters[0], adapters[1])
+        description = {"kind": "published", "origin": asdict(origin)}
+        return StoredDenoiser(description | adapters[0], adapters[1])
     if kind not in OWN:
         raise ConfigError(
             f"denoiser: expected one of this package's ({', '.join(OWN)}), or one as "
@@ -200,9 +205,9 @@ def restore_denoiser(
     description = stored.description
     kind, origin = description.get("kind"), description.get("origin")
     if origin is not None:
-        published = _load_origin(str(kind), origin, name, dtype)
-        restore_adapters(stored, published)
-        return published
+        denoiser = _load_origin(origin, name, dtype)
+        restore_adapters(stored, denoiser)
+        return denoiser
     if kind not in OWN:
         raise CheckpointError(f"denoiser: expected a kind of {', '.join(OWN)}, found {kind!r}")
     try:
@@ -235,26 +240,24 @@ def _load_own(folder: Path, dtype: torch.dtype | None) -> DenoiserModule:
     return restore_denoiser(StoredDenoiser(description, checkpoint.tensors), dtype=dtype)
 
 
-def _load_origin(
-    kind: str, origin: Any, name: str | Path | None, dtype: torch.dtype | None
-) -> DenoiserModule:
+def _load_origin(origin: Any, name: str | Path | None, dtype: torch.dtype | None) -> DenoiserModule:
     try:
         expected = Origin(**origin)
     except TypeError as error:
-        raise CheckpointError(f"{kind} denoiser: missing or damaged field {error}") from error
-    if kind not in PUBLISHED:
+        raise CheckpointError(f"denoiser's origin: missing or damaged field {error}") from error
+    if expected.kind not in PUBLISHED:
         raise CheckpointError(
-            f"denoiser: expected a kind of {', '.join(PUBLISHED)}, found {kind!r}"
+            f"denoiser: expected a kind of {', '.join(PUBLISHED)}, found {expected.kind!r}"
         )
     place = name or expected.name
     revision = None if Path(place).is_dir() else expected.revision
-    found = open_folder(place, revision).origin()
+    found = open_folder(place, revision).origin(expected.kind)
     if found.fingerprint != expected.fingerprint:
         raise CheckpointError(
             f"{place}: expected the network of fingerprint {expected.fingerprint[:12]}, found "
             f"{found.fingerprint[:12]}: it is another one, or was changed"
         )
-    return load_denoiser(place, kind=kind, revision=revision, dtype=dtype)
+    return load_denoiser(place, kind=expected.kind, revision=revision, dtype=dtype)
 
 
 def _kind_of(folder: NetworkFolder, kind: str | None) -> str:
@@ -262,8 +265,8 @@ def _kind_of(folder: NetworkFolder, kind: str | None) -> str:
         raise CheckpointError(f"kind: expected one of {', '.join(PUBLISHED)}, found {kind!r}")
     if kind is not None:
         return kind
-    for known, published in PUBLISHED.items():
-        if published.reads(folder.config):
+    for known, family in PUBLISHED.items():
+        if family.reads(folder.config):
             return known
     described = {name: folder.config.get(name) for name in ("model_type", "architectures")}
     raise CheckpointError(

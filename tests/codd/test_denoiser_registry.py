@@ -53,7 +53,7 @@ def test_a_masked_language_model_is_read_as_it_is(tmp_path: Path, family: str) -
     assert denoiser.max_length == (19 if family == "roberta" else 20)
     assert denoiser.end_ids == (3,)
     output = denoiser(TOKENS)
-    expected = network(input_ids=TOKENS, output_hidden_states=True)  # type: ignore[operator]
+    expected = network(input_ids=TOKENS, output_hidden_states=True)
     others = torch.arange(11) != MASK
     torch.testing.assert_close(output.logits[..., others], expected.logits[..., others])
     torch.testing.assert_close(output.hidden, expected.hidden_states[-1])

@@ -1,0 +1,61 @@
+"""Which positions see which: padding, and blocks that see themselves and what is before them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codd.denoisers.key_values import Span
+
+
+def visible_positions(
+    length: int,
+    span: Span,
+    attention_mask: Tensor | None,
+    block_length: int | None,
+    device: torch.device,
+) -> Tensor | None:
+    """Says for each position of a span what it sees.
+
+    Args:
+        length: L, positions that have keys.
+        span: The n positions that look.
+        attention_mask: (B, >= L) bool, False at padding; None without any.
+        block_length: Tokens of a block under a block-causal mask; None if all see all. Padding is
+            no token: blocks are counted from each row's first one.
+        device: Where the result shall be.
+
+    Returns:
+        (B or 1, 1, n or 1, L) bool, True where seen; None if everything is.
+    """
+    valid = None if attention_mask is None else attention_mask[:, :length]
+    seen = None if valid is None else valid[:, None, None, :]
+    if block_length is None:
+        return seen
+    if valid is None:
+        numbers = torch.arange(length, device=device)[None]
+    else:  # padding before the first token counts as in its block
+        numbers = (valid.long().cumsum(dim=1) - 1).clamp(min=0)
+    blocks = numbers // block_length  # (B or 1, L)
+    looking = blocks[:, span.start : span.stop]
+    earlier = (blocks[:, None, :] <= looking[:, :, None])[:, None]
+    return earlier if seen is None else earlier & seen
+
+
+def block_start(position: int, block_length: int | None, attention_mask: Tensor | None) -> int:
+    """The last position at or before `position` where a block begins in no row later.
+
+    What stands before it sees nothing from it on, so its keys and values are final once its
+    tokens are. Without blocks that is `position` itself.
+
+    Args:
+        position: A position of the sequence.
+        block_length: Tokens of a block, or None.
+        attention_mask: (B, L) bool, False at padding; None without any.
+    """
+    if block_length is None:
+        return position
+    if attention_mask is None:
+        return position - position % block_length
+    before = attention_mask[:, :position].sum(dim=1)
+    return max(0, position - int((before % block_length).max()))
