@@ -68,7 +68,7 @@ def _denoiser(denoiser: Any) -> str:
     # A folder's whole path is of no use to others.
     where = origin.name if is_hub_id(origin.name) else origin.name.rsplit("/", 1)[-1]
     commit = f" at {origin.revision}" if origin.revision else ""
-    return f"{kind} `{where}`{commit}, {size}, not part of this repository"
+    return f"{origin.kind} `{where}`{commit}, {size}, not part of this repository"
 
 
 def _given(denoiser: Any) -> str:
