@@ -18,6 +18,7 @@ from codd.coupling.step import CouplingStepper
 from codd.decoding.arguments import is_given
 from codd.decoding.loop import Generation, generate
 from codd.denoisers.base import DenoiserOutput
+from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.registry import load_denoiser
 from codd.errors import CheckpointError, ConfigError, DenoiserError
 from codd.hub import locate, push
@@ -91,6 +92,29 @@ class CoupledModel(nn.Module):
     def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
         """One call of the denoiser: (B, L) tokens -> logits (B, L, V), hidden (B, L, D)."""
         output: DenoiserOutput = self.denoiser(tokens, attention_mask)
+        return output
+
+    @property
+    def has_caches(self) -> bool:
+        """Whether the denoiser computes spans of a sequence, as decoding with a cache asks."""
+        return hasattr(self.denoiser, "attention_block")
+
+    @property
+    def attention_block(self) -> int | None:
+        """Tokens of a block under the denoiser's block-causal mask; None if all see all."""
+        found: int | None = self.denoiser.attention_block
+        return found
+
+    def denoise_span(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: KeyValueCache,
+        span: Span | None = None,
+    ) -> DenoiserOutput:
+        """As `denoise`, of a span's tokens alone, among what a cache holds of the others."""
+        output: DenoiserOutput = self.denoiser(tokens, attention_mask, span=span, cache=cache)
         return output
 
     def distribution(

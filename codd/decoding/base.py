@@ -8,6 +8,7 @@ from torch import Tensor
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import TokenDistribution
 from codd.denoisers.base import DenoiserOutput
+from codd.denoisers.key_values import KeyValueCache, Span
 
 
 class Decodable(Protocol):
@@ -63,6 +64,36 @@ class Decodable(Protocol):
             coupling: A coupling's name or its settings; None for the model's own.
             valid: (B, L) bool, False at padding; None when there is no padding. Padding holds
                 `mask_id` and carries no potentials, so the circuit sums it out exactly.
+        """
+
+
+@runtime_checkable
+class SpanDecodable(Protocol):
+    """A `Decodable` that may have a denoiser with key-value caches."""
+
+    @property
+    def has_caches(self) -> bool:
+        """Whether the denoiser computes spans of a sequence."""
+
+    @property
+    def attention_block(self) -> int | None:
+        """Tokens of a block under the denoiser's block-causal mask; None if all see all."""
+
+    def denoise_span(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: KeyValueCache,
+        span: Span | None = None,
+    ) -> DenoiserOutput:
+        """Predicts the tokens of a span, among what a cache holds of the others.
+
+        Args:
+            tokens: (B, L) int64 ids, `mask_id` where masked.
+            attention_mask: (B, L) bool, False at padding; None when there is no padding.
+            cache: Keys and values of the other positions.
+            span: The positions; None for all.
         """
 
 

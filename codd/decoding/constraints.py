@@ -23,8 +23,9 @@ from codd.coupling.distribution import (
     FactorisedDistribution,
     TokenDistribution,
 )
-from codd.decoding.base import Decodable
+from codd.decoding.base import Decodable, SpanDecodable
 from codd.denoisers.base import DenoiserOutput
+from codd.denoisers.key_values import KeyValueCache, Span
 from codd.errors import DecodingError
 
 
@@ -91,6 +92,28 @@ class ConstrainedModel:
     def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
         """See `Decodable`."""
         return self.model.denoise(tokens, attention_mask)
+
+    @property
+    def has_caches(self) -> bool:
+        """See `SpanDecodable`."""
+        return isinstance(self.model, SpanDecodable) and self.model.has_caches
+
+    @property
+    def attention_block(self) -> int | None:
+        """See `SpanDecodable`."""
+        return self.model.attention_block if isinstance(self.model, SpanDecodable) else None
+
+    def denoise_span(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: KeyValueCache,
+        span: Span | None = None,
+    ) -> DenoiserOutput:
+        """See `SpanDecodable`."""
+        assert isinstance(self.model, SpanDecodable)  # as whoever asked for a cache has checked
+        return self.model.denoise_span(tokens, attention_mask, cache=cache, span=span)
 
     def distribution(
         self,

@@ -18,6 +18,7 @@ import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
 from codd.decoding.arguments import read_spellings
 from codd.decoding.base import Decodable
+from codd.decoding.calls import DenoiserCalls
 from codd.decoding.canvas import Canvas, lay_out
 from codd.decoding.clock import Clock
 from codd.decoding.constraints import ConstrainedModel
@@ -60,6 +61,8 @@ def generate(
     callback: Callback | None = None,
     record_history: bool | None = None,
     log_probs: bool = False,
+    cache: str = "none",
+    lookahead: bool = False,
     **spellings: Any,
 ) -> Generation:
     """Continues prompts by masked diffusion.
@@ -100,6 +103,11 @@ def generate(
         callback: Called with the state after each step.
         record_history: Keeps the state after each step.
         log_probs: Records the log-probability of each token under its step's marginals.
+        cache: What the denoiser computes at a block's later steps: "none" for all in view; "prefix"
+            for the block and what is after it; "dual" for the block alone; "block" for the block
+            alone, and finished blocks once for good. The rest is as it was when the block began:
+            under a block-causal mask that changes nothing, else a little.
+        lookahead: The denoiser sees the masks of later blocks too, as LLaDA's does.
         **spellings: Arguments by the names of LLaDA, Dream and others: `num_steps`,
             `gen_length`, `max_new_tokens`, `block_size`, `remasking`, `alg`, `cfg_scale`, ...; see
             `codd.decoding.arguments.SPELLINGS`.
@@ -139,6 +147,8 @@ def generate(
         seed=seed,
         capture=capture,
         log_probs=log_probs,
+        cache=cache,
+        lookahead=lookahead,
     )
     if constraint is not None:
         options.check_constraint(constraint)
@@ -244,7 +254,8 @@ def _decode(
     """Fixes every masked token after the canvas's prompts; `tokens` leaves padding out."""
     device = canvas.tokens.device
     clock = Clock(device)
-    stepper = Stepper(model, options, torch.Generator(device).manual_seed(options.seed), clock)
+    generator = torch.Generator(device).manual_seed(options.seed)
+    stepper = Stepper(model, options, generator, clock, DenoiserCalls(model, options.cache))
     tokens = canvas.tokens
     new = tokens[:, canvas.prompt_length :]
     fixed_at = torch.full_like(new, -1)
@@ -295,6 +306,10 @@ def _steps(stepper: Stepper, canvas: Canvas) -> Iterator[tuple[StepRecord, Tenso
                 schedule,
                 steps_left,
                 paces[i],
+                seen.start,
+                ahead=min(tokens.shape[1] - end, model.max_length - end + seen.start)
+                if options.lookahead
+                else 0,
             )
             found, fresh = stepper.step(scene)
             before = tokens

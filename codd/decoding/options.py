@@ -9,6 +9,7 @@ from torch import Tensor
 import pcircuits as pc
 from codd.coupling.couplings import COUPLINGS, CouplingSettings
 from codd.decoding.base import Capturable, Decodable
+from codd.decoding.calls import check_cache
 from codd.decoding.quotas import AdaptiveQuota, TotalCorrelation
 from codd.decoding.revision import Revision
 from codd.decoding.samplers import SAMPLERS, SamplingRule
@@ -43,6 +44,8 @@ class DecodingOptions:
         end_id: The token that ends a text, or None.
         stop: Token sequences that end a text.
         log_probs: Whether each token's log-probability is recorded.
+        cache: A name in `codd.decoding.calls.CACHES`.
+        lookahead: Whether the denoiser sees the masks of later blocks.
     """
 
     new_tokens: int
@@ -64,6 +67,8 @@ class DecodingOptions:
     end_id: int | None = None
     stop: tuple[tuple[int, ...], ...] = ()
     log_probs: bool = False
+    cache: str = "none"
+    lookahead: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -128,6 +133,7 @@ class DecodingOptions:
                 f"{name}: expected at most the model's {what}, {limit}, found {self.region_length}"
             )
         self.check_capture(model)
+        check_cache(self.cache, model)
 
     def check_constraint(self, constraint: pc.Circuit) -> None:
         """Checks that a constraint is about all tokens that are decoded together.

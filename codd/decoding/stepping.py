@@ -12,6 +12,7 @@ from torch import Tensor
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
 from codd.decoding.base import Capturable, Decodable
+from codd.decoding.calls import DenoiserCalls, View
 from codd.decoding.clock import Clock
 from codd.decoding.options import DecodingOptions
 from codd.decoding.quotas import AdaptiveQuota, Klass, QuotaView
@@ -35,6 +36,8 @@ class Scene:
         schedule: How many tokens to fix, if the quota is not adaptive.
         steps_left: Steps left in this region, this one included.
         steps: Steps of this region.
+        first: The column of the whole batch at which the view begins.
+        ahead: Masked tokens after the region that the denoiser sees too.
     """
 
     rows: Tensor
@@ -44,6 +47,8 @@ class Scene:
     schedule: Schedule
     steps_left: int
     steps: int
+    first: int = 0
+    ahead: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +99,14 @@ class Stepper:
         generator: Source of everything random.
         clock: Where time is added up.
         memory: Marginals of the step before.
+        calls: Calls of the denoiser.
     """
 
     model: Decodable
     options: DecodingOptions
     generator: torch.Generator
     clock: Clock
+    calls: DenoiserCalls
     memory: Memory = field(default_factory=Memory)
 
     def step(self, scene: Scene) -> tuple[Tensor, Tensor | None]:
@@ -137,15 +144,23 @@ class Stepper:
     def _denoise(self, scene: Scene) -> DenoiserOutput:
         """One call; with guidance both with and without what was given."""
         weight, valid = self.options.guidance, scene.valid
-        attention = None if bool(valid.all()) else valid
-        if weight == 0.0:
-            return self.model.denoise(scene.tokens, attention)
-        blind = scene.tokens.masked_fill(scene.given, self.model.mask_id)
-        both = self.model.denoise(
-            torch.cat((scene.tokens, blind)), None if attention is None else attention.repeat(2, 1)
+        view = View(
+            scene.rows,
+            scene.tokens,
+            None if bool(valid.all()) else valid,
+            region_length=self.options.region_length,
+            first=scene.first,
+            ahead=scene.ahead,
+            begins=scene.steps_left == scene.steps,
         )
+        if weight == 0.0:
+            return self.calls(view)
+        blind = scene.tokens.masked_fill(scene.given, self.model.mask_id)
+        both = self.calls(view.beside(blind))
         given, free = both.logits.log_softmax(dim=-1).chunk(2)
-        return replace(both, logits=given + weight * (given - free), hidden=both.hidden.chunk(2)[0])
+        # A token that is impossible with and without stays so: no -inf less -inf.
+        stronger = given + weight * (given - free).masked_fill(given == -torch.inf, 0.0)
+        return replace(both, logits=stronger, hidden=both.hidden.chunk(2)[0])
 
     def _coupled(self, mask_ratio: Tensor) -> Tensor:
         limit = self.options.mask_ratio_limit

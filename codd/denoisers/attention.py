@@ -32,14 +32,19 @@ def visible_positions(
     seen = None if valid is None else valid[:, None, None, :]
     if block_length is None:
         return seen
-    if valid is None:
-        numbers = torch.arange(length, device=device)[None]
-    else:  # padding before the first token counts as in its block
-        numbers = (valid.long().cumsum(dim=1) - 1).clamp(min=0)
-    blocks = numbers // block_length  # (B or 1, L)
+    blocks = block_numbers(length, block_length, attention_mask, device)
     looking = blocks[:, span.start : span.stop]
     earlier = (blocks[:, None, :] <= looking[:, :, None])[:, None]
     return earlier if seen is None else earlier & seen
+
+
+def block_numbers(
+    length: int, block_length: int, attention_mask: Tensor | None, device: torch.device
+) -> Tensor:
+    """(B or 1, L) the block of each position; padding counts as in the first token's."""
+    if attention_mask is None:
+        return torch.arange(length, device=device)[None] // block_length
+    return (attention_mask[:, :length].long().cumsum(dim=1) - 1).clamp(min=0) // block_length
 
 
 def block_start(position: int, block_length: int | None, attention_mask: Tensor | None) -> int:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from codd.errors import DenoiserError
+
 
 class Span(NamedTuple):
     """Positions start .. stop - 1 of a sequence."""
@@ -77,3 +79,29 @@ class KeyValueCache:
         chosen.recording = self.recording
         chosen._kept = {name: kept[index] for name, kept in self._kept.items()}
         return chosen
+
+
+def check_span(span: Span | None, length: int, cache: KeyValueCache | None) -> Span:
+    """The positions that a call is about, checked.
+
+    Args:
+        span: As asked for; None for all.
+        length: L of the sequence.
+        cache: What is kept of other positions.
+
+    Raises:
+        DenoiserError: If the span leaves the sequence, or what is before it is not kept.
+    """
+    if span is None:
+        return Span(0, length)
+    if not 0 <= span.start < span.stop <= length:
+        raise DenoiserError(
+            f"span: expected 0 <= start < stop <= {length}, found {span.start} and {span.stop}"
+        )
+    kept = 0 if cache is None else cache.length
+    if span.start > kept:
+        raise DenoiserError(
+            f"span: expected a start of at most {kept}, the positions that the cache holds, "
+            f"found {span.start}"
+        )
+    return span

@@ -136,7 +136,7 @@ class LlamaNetwork(nn.Module):
             tokens: (B, L) int64 ids.
             attention_mask: (B, L) bool, False at padding; None without any.
             span: The n positions computed and read; None for all.
-            cache: Keys and values of the others; without it only the span sees itself.
+            cache: Keys and values of the others.
 
         Returns:
             Logits (B, n, V) and states after the last norm (B, n, D).

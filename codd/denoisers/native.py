@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codd.denoisers.attention import block_start
 from codd.denoisers.base import DenoiserModule, DenoiserOutput
-from codd.denoisers.key_values import KeyValueCache, Span
+from codd.denoisers.key_values import KeyValueCache, Span, check_span
 from codd.denoisers.llama import LlamaConfig, LlamaNetwork
 from codd.vocabulary import Vocabulary
 
@@ -81,7 +80,7 @@ class NativeDenoiser(DenoiserModule):
             DenoiserError: If shapes, types or ids are wrong.
         """
         self.check_tokens(tokens, attention_mask)
-        place = span or Span(0, tokens.shape[1])
+        place = check_span(span, tokens.shape[1], cache)
         if not self.config.shifted:
             return self.finish(*self.network(tokens, attention_mask, span, cache))
         first = max(0, place.start - 1)  # what says the span's first token
@@ -90,10 +89,6 @@ class NativeDenoiser(DenoiserModule):
         own = None if attention_mask is None else _first_tokens(attention_mask)[:, slice(*place)]
         aligned = (_shift(found, first < place.start, own) for found in (logits, hidden))
         return self.finish(*aligned)
-
-    def cache_boundary(self, position: int, attention_mask: Tensor | None) -> int:
-        """The last position at or before `position` from which a span may be computed alone."""
-        return block_start(position, self.attention_block, attention_mask)
 
 
 def config_to_json(denoiser: NativeDenoiser) -> dict[str, Any]:

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codd.denoisers.attention import block_numbers, visible_positions
 from codd.denoisers.base import DenoiserModule, DenoiserOutput
+from codd.denoisers.key_values import KeyValueCache, Span, check_span
 from codd.errors import ConfigError
 
 ROPE_BASE = 10_000.0
@@ -31,6 +33,8 @@ class TransformerConfig:
         mlp_ratio: Width of the feed-forward layer over D.
         conv_width: Taps of the depthwise convolution before attention; odd.
         dropout: Probability of dropping an entry of a block's output while training.
+        block_length: Tokens of a block under a block-causal mask, where each sees its own block
+            and those before it; None if all see all.
     """
 
     num_categories: int
@@ -41,6 +45,7 @@ class TransformerConfig:
     mlp_ratio: float = 3.0
     conv_width: int = 3
     dropout: float = 0.0
+    block_length: int | None = None
 
     def __post_init__(self) -> None:
         """Checks every field.
@@ -62,6 +67,8 @@ class TransformerConfig:
             )
         if self.mlp_ratio * self.width < 1:
             raise ConfigError(f"mlp_ratio: expected a positive number, found {self.mlp_ratio}")
+        if self.block_length is not None and self.block_length < 1:
+            raise ConfigError(f"block_length: expected at least 1, found {self.block_length}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout: expected 0 <= dropout < 1, found {self.dropout}")
 
@@ -101,27 +108,73 @@ class TransformerDenoiser(DenoiserModule):
         self.register_buffer("sine", sine, persistent=False)
         _initialise(self, seed)
 
-    def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
-        """Predicts all tokens of a batch.
+    @property
+    def attention_block(self) -> int | None:
+        """Tokens of a block under a block-causal mask; None if all tokens see all."""
+        return self.config.block_length
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        span: Span | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> DenoiserOutput:
+        """Predicts all tokens of a batch, or those of a span.
 
         Args:
             tokens: (B, L) int64 in [0, V], V where hidden.
             attention_mask: (B, L) bool, False at padding. Outputs at padding mean nothing.
+            span: With a cache, the n positions to compute; the output is about them alone.
+            cache: What the layers keep of the other positions.
 
         Returns:
-            Logits (B, L, V) and hidden states (B, L, D), at least float32.
+            Logits (B, n, V) and hidden states (B, n, D), at least float32.
 
         Raises:
             DenoiserError: If shapes, types or ids are wrong.
         """
         self.check_tokens(tokens, attention_mask)
-        length = tokens.shape[1]
-        x = self.embedding(tokens)  # (B, L, D)
-        rotary = (self.cosine[:length].to(x.dtype), self.sine[:length].to(x.dtype))
-        for block in self.blocks:
-            x = block(x, rotary, attention_mask)
+        place = check_span(span, tokens.shape[1], cache)
+        length = place.stop if cache is None else max(place.stop, cache.length)
+        block = self.config.block_length
+        seen = visible_positions(length, place, attention_mask, block, tokens.device)
+        sight = _Sight(place, length, attention_mask, seen, block, cache)
+        x = self.embedding(tokens[:, place.start : place.stop])  # (B, n, D)
+        rotary = (
+            self.cosine[place.start : place.stop].to(x.dtype),
+            self.sine[place.start : place.stop].to(x.dtype),
+        )
+        for number, layer in enumerate(self.blocks):
+            x = layer(x, rotary, sight, number)
         hidden = self.norm(x)
         return self.finish(self.head(hidden), hidden)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """What the positions of a span see.
+
+    Attributes:
+        span: The n positions.
+        length: L, positions that have keys.
+        mask: (B, >= L) bool, False at padding; None without any.
+        seen: (B or 1, 1, n or 1, L) bool for attention; None if everything is seen.
+        block: Tokens of a block under a block-causal mask, or None.
+        cache: What is kept of positions outside the span, or None.
+    """
+
+    span: Span
+    length: int
+    mask: Tensor | None
+    seen: Tensor | None
+    block: int | None
+    cache: KeyValueCache | None
+
+    def kept(self, name: str, fresh: Tensor) -> Tensor:
+        """(B, ..., n, d) at the span -> (B, ..., L, d) at all positions."""
+        return fresh if self.cache is None else self.cache.merge(name, fresh, self.span)
 
 
 class _Block(nn.Module):
@@ -147,29 +200,58 @@ class _Block(nn.Module):
         self.mlp_out = nn.Linear(hidden, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        h = self._mix_neighbours(self.attention_norm(x), mask)
-        x = x + self.dropout(self.attention_out(self._attend(h, rotary, mask)))
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], sight: _Sight, number: int
+    ) -> Tensor:
+        h = self._mix_neighbours(self.attention_norm(x), sight, number)
+        x = x + self.dropout(self.attention_out(self._attend(h, rotary, sight, number)))
         h = F.relu(self.mlp_in(self.mlp_norm(x)))
         updated: Tensor = x + self.dropout(self.mlp_out(h * h))
         return updated
 
-    def _mix_neighbours(self, h: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            h = h * mask.unsqueeze(-1)  # padding must look like the outside of the window
-        image = h.transpose(1, 2).unsqueeze(2)  # (B, D, 1, L): already channels-last in memory
+    def _mix_neighbours(self, h: Tensor, sight: _Sight, number: int) -> Tensor:
+        h = sight.kept(f"{number}.input", h)
+        if sight.mask is not None:
+            # Padding must look like the outside of the window.
+            h = h * sight.mask[:, : h.shape[1]].unsqueeze(-1)
+        if sight.block is not None:
+            return self._mix_earlier_neighbours(h, sight)
+        reach = self.conv.kernel_size[1] // 2
+        start, stop = max(0, sight.span.start - reach), sight.span.stop + reach
+        image = h[:, start:stop].transpose(1, 2).unsqueeze(2)  # (B, D, 1, .): channels last
         mixed: Tensor = self.conv(image)
-        return mixed.squeeze(2).transpose(1, 2)
+        mixed = mixed.squeeze(2).transpose(1, 2)
+        before = sight.span.start - start
+        return mixed[:, before : before + sight.span.stop - sight.span.start]
 
-    def _attend(self, h: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def _mix_earlier_neighbours(self, h: Tensor, sight: _Sight) -> Tensor:
+        """The same without what later blocks hold: tap by tap, so that it does not enter at all."""
+        taps = self.conv.weight[:, 0, 0]  # (D, taps)
+        reach = taps.shape[1] // 2
+        place = slice(*sight.span)
+        numbers = block_numbers(h.shape[1], sight.block or 1, sight.mask, h.device)
+        own = numbers[:, place]
+        mixed = torch.zeros_like(h[:, place])
+        for tap in range(-reach, reach + 1):
+            shifted = F.pad(h, (0, 0, reach, reach))[:, reach + tap :][:, place]
+            others = F.pad(numbers, (reach, reach))[:, reach + tap :][:, place]
+            mixed = (
+                mixed + shifted.masked_fill((others > own)[..., None], 0.0) * taps[:, reach + tap]
+            )
+        return mixed
+
+    def _attend(
+        self, h: Tensor, rotary: tuple[Tensor, Tensor], sight: _Sight, number: int
+    ) -> Tensor:
         batch, length, width = h.shape
         query_key, value = self.qkv(h).split((2 * width, width), dim=-1)
         query_key = _rotate(query_key.view(batch, length, 2, self.num_heads, -1), *rotary)
-        query, key = query_key.permute(2, 0, 3, 1, 4).unbind()  # (B, heads, L, d)
+        query, key = query_key.permute(2, 0, 3, 1, 4).unbind()  # (B, heads, n, d)
         value = value.view(batch, length, self.num_heads, -1).transpose(1, 2)
+        key, value = sight.kept(f"{number}.key", key), sight.kept(f"{number}.value", value)
         scores = query @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
+        if sight.seen is not None:
+            scores = scores.masked_fill(~sight.seen, torch.finfo(scores.dtype).min)
         mixed: Tensor = scores.softmax(dim=-1) @ value
         return mixed.transpose(1, 2).reshape(batch, length, width)
 
