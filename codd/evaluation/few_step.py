@@ -13,6 +13,7 @@ tokens at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,7 +25,7 @@ from codd.coupling.couplings import CouplingSettings
 from codd.decoding.base import Decodable
 from codd.decoding.loop import Generation, generate
 from codd.errors import EvaluationError
-from codd.evaluation.ngram import NGramJudge, ngram_entropy
+from codd.evaluation.ngram import NGramJudge, ngram_distance, ngram_entropy
 from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, mean, ratio
 from codd.evaluation.words import unknown_words
 from codd.vocabulary import Vocabulary
@@ -114,16 +115,25 @@ class TextQuality:
         scores: (N,) mean judge log-probability per token of each window, in nats.
         entropy: Of the 3-grams in all windows, in nats.
         unknown_words: Share of complete words that the training text does not know.
+        distance: Jensen-Shannon distance of the 3-grams from those of the training text.
     """
 
     scores: Tensor = field(repr=False)
     entropy: Estimate
     unknown_words: Estimate
+    distance: Estimate = UNDEFINED
 
     @property
     def score(self) -> Estimate:
         """Mean judge log-probability per token, in nats."""
         return mean(self.scores)
+
+    @property
+    def perplexity(self) -> Estimate:
+        """The judge's perplexity per token, exp(-score)."""
+        score = self.score
+        value = math.exp(-score.value)
+        return Estimate(value, value * score.standard_error)
 
 
 @dataclass(frozen=True)
@@ -325,12 +335,15 @@ def _judge(completions: Tensor, prompts: Tensor, judges: Judges) -> TextQuality:
         scores=judges.ngram.log_prob(completions, prompts).mean(dim=1),
         entropy=ngram_entropy(completions),
         unknown_words=unknown_words(texts, judges.known_words),
+        distance=ngram_distance(completions, judges.ngram, min(3, judges.ngram.order)),
     )
 
 
 def _quality_json(quality: TextQuality) -> dict[str, object]:
     return {
         "score": quality.score,
+        "perplexity": quality.perplexity,
         "entropy": quality.entropy,
         "unknown_words": quality.unknown_words,
+        "distance": quality.distance,
     }

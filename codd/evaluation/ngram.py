@@ -1,4 +1,4 @@
-"""An n-gram model that judges generated tokens, and the entropy of generated n-grams.
+"""An n-gram model that judges generated tokens; entropy and distance of generated n-grams.
 
 The judge interpolates all orders with Witten-Bell weights (Witten & Bell 1991; Chen & Goodman 1998,
 section 2.6): a history h seen c(h) times with t(h) different continuations gives
@@ -186,6 +186,45 @@ def ngram_entropy(sequences: Tensor, n: int = 3) -> Estimate:
     surprise = -(counts[kind].double() / len(kind)).log().view(grams.shape[:2])
     per_window = surprise.mean(dim=1)
     return Estimate(float(per_window.mean()), standard_error(per_window))
+
+
+def ngram_distance(sequences: Tensor, judge: NGramJudge, n: int = 3) -> Estimate:
+    """The Jensen-Shannon distance between the n-grams of windows and of the judge's text.
+
+    The square root of the divergence in bits (Endres & Schindelin 2003): 0 for equal frequencies,
+    1 where no n-gram is common. A small set of windows is farther from any text than a large one,
+    so only sets of equal size compare; the true continuations say how near a set can be. The
+    standard error is that of the windows (delta method), the judge's text taken as given.
+
+    Args:
+        sequences: (N, L) int64 ids in [0, V).
+        judge: Has counted the text's n-grams.
+        n: Tokens in a row, at most the judge's order.
+
+    Raises:
+        EvaluationError: If n does not fit the windows and the judge, or ids are out of range.
+    """
+    if sequences.dim() != 2 or not 1 <= n <= min(sequences.shape[1], judge.order):
+        raise EvaluationError(
+            f"n: expected 1 to the judge's order {judge.order} and at most the length of the "
+            f"windows, found {n} for windows {tuple(sequences.shape)}"
+        )
+    ids, size = _checked(sequences, judge.num_categories), judge.num_categories
+    *_, keys = _keys_by_order(ids, size, n)
+    grams, kind, counts = np.unique(keys[:, n - 1 :], return_inverse=True, return_counts=True)
+    table = judge.tables[n - 1]
+    own = counts / counts.sum()
+    other = _look_up(table.grams, table.gram_counts, grams) / table.gram_counts.sum()
+    middle = (own + other) / 2
+    pull = np.log2(own / middle) / 2  # what a window adds by each of its n-grams
+    known = np.where(other > 0, other, 1.0)
+    theirs = other * np.log2(known / middle)
+    # An n-gram of the text that no window has is twice as frequent there as in the middle: 1 bit.
+    divergence = float((own * pull).sum() + (theirs.sum() + 1 - other.sum()) / 2)
+    distance = max(divergence, 0.0) ** 0.5
+    windows = torch.from_numpy(pull[kind].reshape(len(ids), -1).mean(axis=1))
+    scale = 2 * distance if distance > 0 else float("nan")
+    return Estimate(distance, standard_error(windows) / scale)
 
 
 def _checked(tokens: Tensor, num_categories: int) -> Integers:

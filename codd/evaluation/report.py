@@ -41,12 +41,14 @@ def few_step_table(result: FewStepResult) -> Table:
         title=f"Blocks of {result.protocol.block} tokens, by tokens a step",
         caption=(
             f"{len(result.real.scores)} prompts; score: judge's nats per token; entropy: 3-grams, "
-            "nats; seconds: a step of a batch; ± one standard error"
+            "nats; distance: Jensen-Shannon, 3-grams, from the training text; seconds: a step of a "
+            "batch; ± one standard error"
         ),
     )
     for name in ("order", "variant", "tokens a step"):
         table.add_column(name)
-    for name in ("score", "entropy", "unknown words", "recovered", "denoiser s", "coupling s"):
+    figures = ("score", "entropy", "unknown words", "distance", "recovered")
+    for name in (*figures, "denoiser s", "coupling s"):
         table.add_column(name, justify="right")
     table.add_row("", "real text", "", *_quality_cells(result.real), "", "", "")
     previous = None
@@ -106,6 +108,7 @@ def _quality_cells(quality: TextQuality) -> list[str]:
         _figure(quality.score, 3),
         _figure(quality.entropy, 3),
         _percent(quality.unknown_words),
+        _figure(quality.distance, 3),
     ]
 
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from codd.decoding.loop import generate
 from codd.decoding.records import StepRecord
 from codd.errors import EvaluationError
 from codd.evaluation.likelihood import Likelihood, LikelihoodOptions, score_continuations
-from codd.lm_eval.chat import read_template, render
+from codd.lm_eval.chat import ChatTemplate, read_template
 from codd.lm_eval.requests import (
     DecodingRequest,
     check_options,
@@ -55,8 +56,8 @@ class CoupledLM(LM):  # type: ignore[misc]
         likelihood_block: Tokens scored together; None for the circuit's window.
         likelihood_samples: Random masks a block of "monte_carlo".
         seed: Of generation and of "monte_carlo".
-        chat_template: Jinja file with a chat template; None for the vocabulary's own, if it has
-            one. It counts with the harness's `--apply_chat_template`.
+        chat_template: Jinja file with a chat template, or a published network's folder; None for
+            the denoiser's own, if it has one. It counts with the harness's `--apply_chat_template`.
         **decoding: Arguments of `codd.generate` in any spelling: `steps`, `tokens_per_step` or
             `quota`; `block_length`, `mode`, `coupling`, `selection`, `sampler`, `temperature`,
             `top_p`, `guidance`, `revision`, `new_tokens`, ... One token a call and greedy, fixed
@@ -96,7 +97,7 @@ class CoupledLM(LM):  # type: ignore[misc]
         self.model = _read(pretrained).eval()
         self.model.to(_device(device))
         self._device = self.model.circuit.log_weights[0].device
-        self._template = read_template(chat_template, self.model.vocabulary)
+        self._place = chat_template
         self._tokens = self._calls = 0
 
     @property
@@ -192,14 +193,14 @@ class CoupledLM(LM):  # type: ignore[misc]
         """The template in use, which the harness records.
 
         Raises:
-            EvaluationError: If one of several is asked for by name.
+            EvaluationError: If one of several is asked for by name, or there is none.
         """
         if isinstance(chat_template, str):
             raise EvaluationError(
                 f"apply_chat_template: expected no name, found {chat_template!r}; give a file with "
                 "the model argument chat_template"
             )
-        return self._template if chat_template else None
+        return self._template.text if chat_template else None
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -209,7 +210,17 @@ class CoupledLM(LM):  # type: ignore[misc]
         Raises:
             EvaluationError: If there is no chat template, or it refuses the messages.
         """
-        return render(self._template, chat_history, add_generation_prompt)
+        return self._template.render(chat_history, add_generation_prompt)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        found = read_template(self._place, getattr(self.model.denoiser, "origin", None))
+        if found is None:
+            raise EvaluationError(
+                "chat template: expected one of the denoiser's or the model argument "
+                "chat_template=FILE, found none"
+            )
+        return found
 
     def _continued(self, contexts: Sequence[str], request: DecodingRequest) -> list[str]:
         vocabulary, end_ids = self.model.vocabulary, getattr(self.model.denoiser, "end_ids", ())
@@ -223,8 +234,7 @@ class CoupledLM(LM):  # type: ignore[misc]
             self.model,
             [vocabulary.encode(context).to(self._device) for context in contexts],
             request.new_tokens,
-            stop=stop_sequences(request.until, vocabulary),
-            end_id=end_ids[0] if end_ids else None,
+            stop=[*([each] for each in end_ids), *stop_sequences(request.until, vocabulary)],
             callback=count,
             **{"seed": self.seed, **request.options},
         )

@@ -85,6 +85,23 @@ def test_one_token_a_step_writes_like_the_real_text(result: FewStepResult) -> No
         assert abs(one.entropy.value - result.real.entropy.value) < 4 * error
 
 
+def test_coupled_text_is_as_near_to_the_training_text_as_real_text_is(
+    result: FewStepResult,
+) -> None:
+    real = result.real.distance
+    for (label, _, pace), cell in result.cells.items():
+        quality = cell.quality
+        error = math.hypot(quality.distance.standard_error, real.standard_error)
+        gap = quality.distance.value - real.value
+        if label.startswith("copula"):
+            assert abs(gap) < 4 * error, cell
+        elif label == "factorised" and pace > 1:
+            assert gap > 8 * error, cell
+        assert quality.perplexity.value == pytest.approx(math.exp(-quality.score.value))
+        slope = quality.perplexity.standard_error / quality.score.standard_error
+        assert slope == pytest.approx(quality.perplexity.value)
+
+
 def test_the_baseline_recovers_nothing(result: FewStepResult) -> None:
     assert result.recovered("factorised", "random", 4).value == 0.0
     assert math.isnan(result.recovered("copula", "random", 1).value)

@@ -16,10 +16,11 @@ import torch
 
 import codd
 import pcircuits as pc
+from codd.denoisers.base import Origin
 from codd.errors import EvaluationError
 from codd.evaluation.likelihood import LikelihoodOptions, score_continuations
 from codd.lm_eval.__main__ import main
-from codd.lm_eval.chat import read_template, render
+from codd.lm_eval.chat import ChatTemplate, read_template
 from codd.lm_eval.requests import (
     check_options,
     cut_at,
@@ -116,20 +117,39 @@ def test_pairs_are_encoded_as_the_whole_text_is() -> None:
 def test_chat_templates_are_rendered_in_a_sandbox(tmp_path: Path) -> None:
     file = tmp_path / "chat.jinja"
     file.write_text(TEMPLATE, encoding="utf-8")
-    vocabulary = small_model().vocabulary
     messages = [{"role": "user", "content": "abc"}]
-    template = read_template(file, vocabulary)
-    assert render(template, messages, True) == "<user>abc\n<assistant>"
-    assert render(template, messages, False) == "<user>abc\n"
-    assert read_template(None, vocabulary) is None
-    with pytest.raises(EvaluationError, match="expected one in the vocabulary"):
-        render(None, messages, True)
+    template = read_template(file, None)
+    assert template is not None
+    assert template.render(messages, True) == "<user>abc\n<assistant>"
+    assert template.render(messages, False) == "<user>abc\n"
     with pytest.raises(EvaluationError, match="chat template: no system"):
-        render("{{ raise_exception('no system') }}", messages, True)
+        ChatTemplate("{{ raise_exception('no system') }}").render(messages, True)
     with pytest.raises(EvaluationError, match="unsafe"):
-        render("{{ messages.__class__.__mro__ }}", messages, True)
+        ChatTemplate("{{ messages.__class__.__mro__ }}").render(messages, True)
     with pytest.raises(EvaluationError, match="expected a text file"):
-        read_template(tmp_path / "none", vocabulary)
+        read_template(tmp_path / "none", None)
+
+
+def test_chat_templates_of_published_networks(tmp_path: Path) -> None:
+    """A file of their own or an entry of the tokenizer's configuration, with special tokens."""
+    origin, messages = Origin(str(tmp_path), None, "0"), [{"role": "user", "content": "abc"}]
+    assert read_template(None, None) is None
+    (tmp_path / "config.json").write_text("{}")
+    assert read_template(None, origin) is None
+    with pytest.raises(EvaluationError, match=r"expected chat_template.jinja or a template in"):
+        read_template(tmp_path, None)
+    text = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}"
+    for entry in (
+        text,
+        [{"name": "tools", "template": "no"}, {"name": "default", "template": text}],
+    ):
+        config = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": entry}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        for found in (read_template(None, origin), read_template(tmp_path, None)):
+            assert found is not None and found.render(messages, True) == "<s>abc</s>"
+    (tmp_path / "chat_template.jinja").write_text("own {{ bos_token }}")
+    found = read_template(None, origin)
+    assert found is not None and found.render(messages, True) == "own <s>"
 
 
 def test_generation_keeps_order_and_stops() -> None:
@@ -165,6 +185,19 @@ def test_tokens_per_forward_counts_the_calls_of_each_row() -> None:
     assert stopped.tokens_per_forward == 4.0
 
 
+def test_texts_end_at_any_end_of_text_token() -> None:
+    """The token that ends a text is no part of it, and its row takes no part in later calls."""
+    model = harness_model(tokens_per_step=4)
+    request = instances("generate_until", [("abc", {"until": [], "max_gen_toks": 8})])
+    whole = model.generate_until(request, disable_tqdm=True)[0]
+    last = whole[2]
+    model.model.denoiser.end_ids = (0, int(model.model.vocabulary.encode(last)[0]))
+    place = min(
+        whole.find(end) for end in (last, model.model.vocabulary.decode([0])) if end in whole
+    )
+    assert model.generate_until(request, disable_tqdm=True) == [whole[:place]]
+
+
 def test_likelihoods_are_those_of_the_estimator() -> None:
     model = harness_model(batch_size=3, likelihood="chain_rule")
     pairs = [("abc ", "def"), ("", "abcdefghab"), ("a", "b")]
@@ -198,6 +231,8 @@ def test_coupling_and_chat_template_reach_the_model(tmp_path: Path) -> None:
     assert model.tokenizer_name == model.model.vocabulary.fingerprint
     with pytest.raises(EvaluationError, match="expected no name, found 'tool_use'"):
         model.chat_template("tool_use")
+    with pytest.raises(EvaluationError, match="chat template: expected one of the denoiser's"):
+        harness_model().apply_chat_template([])
 
 
 @pytest.mark.parametrize(

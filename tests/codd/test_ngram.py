@@ -6,11 +6,13 @@ import itertools
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from codd.errors import EvaluationError
-from codd.evaluation.ngram import NGramJudge, ngram_entropy
+from codd.evaluation.ngram import NGramJudge, ngram_distance, ngram_entropy
 from codd.evaluation.words import complete_words, unknown_words, words
 
 TEXT = [int(c) for c in "0120121021101201220011021201210"]
@@ -152,3 +154,44 @@ def test_unknown_words_is_the_share_over_all_windows() -> None:
     assert found.value == pytest.approx(2 / 5)
     assert found.standard_error > 0
     assert math.isnan(unknown_words(["cut"], {"cut"}).value)
+
+
+def frequencies(rows: list[list[int]], n: int) -> np.ndarray:
+    """The share of every n-gram that can be written, by counting."""
+    grams = Counter(tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1))
+    every = list(itertools.product(range(SIZE), repeat=n))
+    return np.array([grams[gram] for gram in every]) / sum(grams.values())
+
+
+@pytest.mark.parametrize("n", (1, 2, 3))
+def test_distance_is_that_of_the_counted_frequencies(judge: NGramJudge, n: int) -> None:
+    rows = [[0, 1, 2, 0], [3, 0, 1, 2], [1, 1, 2, 3]]
+    expected = jensenshannon(frequencies(rows, n), frequencies([TEXT], n), base=2)
+    found = ngram_distance(torch.tensor(rows), judge, n)
+    assert math.isclose(found.value, expected, rel_tol=1e-12)
+    assert 0 < found.standard_error < found.value
+
+
+def test_distance_of_equal_and_of_disjoint_texts(judge: NGramJudge) -> None:
+    same = ngram_distance(torch.tensor([TEXT]), judge)
+    assert same.value == pytest.approx(0.0, abs=1e-7)
+    assert ngram_distance(torch.full((4, 5), 3), judge).value == 1.0
+    with pytest.raises(EvaluationError, match=r"expected 1 to the judge's order 3 .* found 4"):
+        ngram_distance(torch.tensor([TEXT]), judge, 4)
+    with pytest.raises(EvaluationError, match="found 3 for windows"):
+        ngram_distance(torch.tensor([[0, 1]]), judge, 3)
+
+
+def test_the_error_of_the_distance_is_how_far_it_varies(judge: NGramJudge) -> None:
+    """Windows drawn again and again: the distances spread as the standard error says."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.tensor([0.6, 0.1, 0.1, 0.2])
+    found = [
+        ngram_distance(
+            torch.multinomial(weights, 300 * 6, True, generator=generator).view(300, 6), judge, 2
+        )
+        for _ in range(200)
+    ]
+    spread = float(np.std([each.value for each in found], ddof=1))
+    said = float(np.mean([each.standard_error for each in found]))
+    assert 0.8 < said / spread < 1.25
