@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -51,6 +54,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="print each text without and with coupling"
     )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write a page that shows every step without and with coupling, with the joint's "
+        "marginals and dependencies; one prompt",
+    )
     group = parser.add_argument_group("decoding")
     _add_order(group)
     _add_drawing(group)
@@ -68,44 +78,85 @@ def run(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     if args.compare and args.coupling == FACTORISED:
         raise DecodingError(f"--compare: expected a coupling, found --coupling {FACTORISED!r}")
+    if args.html is not None:
+        _check_page(args.html, args.prompts)
     model = CoupledModel.from_pretrained(args.model)
+    own = args.coupling or model.settings.kind
+    if args.html is not None:
+        texts = _write_page(model, args, own)
+    elif args.compare:
+        texts = {coupling: _texts(model, args, coupling) for coupling in (FACTORISED, own)}
+    else:
+        texts = {own: _texts(model, args, args.coupling)}
     if not args.compare:
-        for text in _texts(model, args, args.coupling):
+        for text in texts[own]:
             print(text)
         return
-    own = args.coupling or model.settings.kind
-    columns = [_texts(model, args, coupling) for coupling in (FACTORISED, own)]
+    columns = [texts[coupling] for coupling in (FACTORISED, own)]
     table = Table(FACTORISED, own, show_lines=True)
     for row in zip(*columns, strict=True):
         table.add_row(*(Text(text) for text in row))
     Console().print(table)
 
 
+def _write_page(model: CoupledModel, args: argparse.Namespace, own: str) -> dict[str, list[str]]:
+    """Writes what `--html` asks for; the texts by coupling."""
+    from codd import viz  # pictures take a while to import
+
+    recordings = {}
+    for coupling in dict.fromkeys((FACTORISED, own)):
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(coupling, total=None)
+            recordings[coupling] = viz.record(
+                model,
+                args.prompts[0],
+                label=coupling,
+                progress=lambda done, total, bar=bar, task=task: bar.update(  # type: ignore[misc]
+                    task, completed=done, total=total
+                ),
+                **_options(model, args, coupling),
+            )
+    path = viz.write_page(args.html, list(recordings.values()))
+    Console(stderr=True).print(f"wrote {path}", soft_wrap=True)
+    return {coupling: [recording.text] for coupling, recording in recordings.items()}
+
+
+def _check_page(path: Path, prompts: Sequence[str]) -> None:
+    if len(prompts) != 1:
+        raise DecodingError(f"--html: expected one prompt, found {len(prompts)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise DecodingError(f"--html: expected a file in a folder that exists, found {path}")
+
+
 def _texts(model: CoupledModel, args: argparse.Namespace, coupling: str | None) -> list[str]:
+    found = model.generate_tokens(args.prompts, **_options(model, args, coupling))
+    return [model.vocabulary.decode(row) for row in found.tokens]
+
+
+def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None) -> dict[str, Any]:
+    """What decoding is told."""
     tokens = model.block if args.tokens is None else args.tokens
     region = (args.block or model.block) if args.mode == "block" else tokens
     pace = args.tokens_per_step
     if args.steps is None and pace is None and args.quota is None:
         pace = min(_TOKENS_PER_STEP, region)
-    found = model.generate_tokens(
-        args.prompts,
-        new_tokens=tokens,
-        steps=args.steps,
-        tokens_per_step=pace,
-        quota=args.quota,
-        revision=args.revision,
-        guidance=args.guidance,
-        mode=args.mode,
-        block_length=args.block,
-        selection=args.selection,
-        sampler=args.sampler,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        coupling=coupling,
-        mask_ratio_limit=args.gamma,
-        seed=args.seed,
-    )
-    return [model.vocabulary.decode(row) for row in found.tokens]
+    return {
+        "new_tokens": tokens,
+        "steps": args.steps,
+        "tokens_per_step": pace,
+        "quota": args.quota,
+        "revision": args.revision,
+        "guidance": args.guidance,
+        "mode": args.mode,
+        "block_length": args.block,
+        "selection": args.selection,
+        "sampler": args.sampler,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "coupling": coupling,
+        "mask_ratio_limit": args.gamma,
+        "seed": args.seed,
+    }
 
 
 def _add_order(group: Any) -> None:

@@ -3,15 +3,22 @@
 from codd.viz.filling import filling
 from codd.viz.joint import candidates, dependencies, position_errors, position_log_probs
 from codd.viz.measured import few_step, gap, task, training
+from codd.viz.observer import record
+from codd.viz.recording import Moment, Recording, page_of, write_page
 
 __all__ = [
+    "Moment",
+    "Recording",
     "candidates",
     "dependencies",
     "few_step",
     "filling",
     "gap",
+    "page_of",
     "position_errors",
     "position_log_probs",
+    "record",
     "task",
     "training",
+    "write_page",
 ]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -380,9 +381,30 @@ def test_compare_shows_both_texts(run_folder: Path, codd: Codd) -> None:
         assert text.splitlines()[0] in out
 
 
+def test_html_shows_every_step_of_the_text_that_is_printed(
+    run_folder: Path, codd: Codd, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    command = ["generate", run_folder / "model", "the value", "--tokens-per-step", "4", "--seed", 2]
+    plain = codd(*command)[1]
+    code, out, err = codd(*command, "--html", path)
+    assert (code, out) == (0, plain)
+    assert f"wrote {path}" in err.replace("\n", "")
+    text = path.read_text(encoding="utf-8")
+    [data] = re.findall(r'id="data">(.*?)</script>', text, re.S)
+    recordings = {each["label"]: each for each in json.loads(data)["recordings"]}
+    assert list(recordings) == ["factorised", "copula"]
+    assert "the value" + "".join(recordings["copula"]["states"][-1]) + "\n" == plain
+    compared = codd(*command, "--html", path, "--compare")[1]
+    assert "factorised" in compared and "copula" in compared
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
+        (["more", "--html", "a.html"], ["--html", "one prompt, found 2"]),
+        (["--html", "."], ["--html", "expected a file"]),
+        (["--html", "nowhere/a.html"], ["--html", "folder that exists"]),
         (["--steps", "-1"], ["steps", "expected 1", "found -1"]),
         (["--tokens-per-step", "0"], ["tokens_per_step", "expected 1 to 8", "found 0"]),
         (["--tokens", "10", "--block", "4"], ["divisor of new_tokens = 10", "found 4"]),
