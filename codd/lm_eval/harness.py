@@ -55,7 +55,7 @@ class CoupledLM(LM):  # type: ignore[misc]
         likelihood: "one_step", "chain_rule" or "monte_carlo"; see `codd.evaluation.likelihood`.
         likelihood_block: Tokens scored together; None for the circuit's window.
         likelihood_samples: Random masks a block of "monte_carlo".
-        seed: Of generation and of "monte_carlo".
+        seed: Of generation, one more with each batch, and of "monte_carlo".
         chat_template: Jinja file with a chat template, or a published network's folder; None for
             the denoiser's own, if it has one. It counts with the harness's `--apply_chat_template`.
         **decoding: Arguments of `codd.generate` in any spelling: `steps`, `tokens_per_step` or
@@ -98,7 +98,7 @@ class CoupledLM(LM):  # type: ignore[misc]
         self.model.to(_device(device))
         self._device = self.model.circuit.log_weights[0].device
         self._place = chat_template
-        self._tokens = self._calls = 0
+        self._tokens = self._calls = self._batches = 0
 
     @property
     def tokens_per_forward(self) -> float:
@@ -236,8 +236,10 @@ class CoupledLM(LM):  # type: ignore[misc]
             request.new_tokens,
             stop=[*([each] for each in end_ids), *stop_sequences(request.until, vocabulary)],
             callback=count,
-            **{"seed": self.seed, **request.options},
+            # A prompt that is asked several times is answered by as many samples.
+            **{"seed": self.seed + self._batches, **request.options},
         )
+        self._batches += 1
         assert found.lengths is not None  # `generate` says it, only filling in does not
         lengths = found.lengths.clamp(max=request.kept)
         self._tokens += int((found.fixed_at >= 0).sum())

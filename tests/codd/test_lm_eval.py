@@ -185,6 +185,14 @@ def test_tokens_per_forward_counts_the_calls_of_each_row() -> None:
     assert stopped.tokens_per_forward == 4.0
 
 
+def test_a_prompt_asked_twice_is_sampled_twice() -> None:
+    asked = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    requests = instances("generate_until", [("abc", asked)] * 2)
+    texts = [harness_model(batch_size=size).generate_until(requests) for size in (1, 1, 2)]
+    assert all(first != second for first, second in texts)
+    assert texts[0] == texts[1]
+
+
 def test_texts_end_at_any_end_of_text_token() -> None:
     """The token that ends a text is no part of it, and its row takes no part in later calls."""
     model = harness_model(tokens_per_step=4)
