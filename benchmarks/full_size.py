@@ -26,13 +26,22 @@ from benchmarks.measure import describe_machine
 from benchmarks.tables import Report
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
+from codd.coupling.targets import list_top
 from codd.modulators.registry import AnyModulator
 from codd.training.cache import CachedBatch
-from codd.training.cache_writer import list_top
 from codd.training.cached_loop import cached_loss
 
 LIMIT_BYTES = 6_000_000_000
-STAGES = ("load", "couple", "sample", "marginals", "train circuit", "train head")
+STAGES = (
+    "load",
+    "couple",
+    "couple listed",
+    "sample",
+    "marginals",
+    "train product",
+    "train copula",
+    "train head",
+)
 
 
 @dataclass(frozen=True)
@@ -106,14 +115,14 @@ def _circuit(sizes: FullSize) -> pc.Circuit:
 def _stage(stage: str, model: pc.CircuitModel, sizes: FullSize) -> None:
     if stage == "load":
         return
-    if stage == "train circuit":
-        _train_circuit(model, sizes)
+    if stage in ("train product", "train copula"):
+        _train_circuit(model, stage.removeprefix("train "), sizes)
         return
     if stage == "train head":
         _train_head(model, sizes)
         return
     with torch.no_grad():
-        joint = _coupled(model, sizes)
+        joint = _coupled(model, sizes, sizes.num_listed if stage == "couple listed" else None)
         joint.log_partition.item()
         if stage == "sample":
             joint.sample(generator=torch.Generator().manual_seed(0))
@@ -121,13 +130,13 @@ def _stage(stage: str, model: pc.CircuitModel, sizes: FullSize) -> None:
             joint.marginals()
 
 
-def _coupled(model: pc.CircuitModel, sizes: FullSize) -> TokenDistribution:
-    """One window, half of it masked, every category with a probability."""
+def _coupled(model: pc.CircuitModel, sizes: FullSize, num_listed: int | None) -> TokenDistribution:
+    """One window, half of it masked, with every category or the likeliest ones alone."""
     logits = _logits(1, sizes)
     values = torch.zeros(1, sizes.length, dtype=torch.int64)
     observed = torch.arange(sizes.length)[None] % 2 == 0
     return couple(
-        CouplingSettings("copula"),
+        CouplingSettings("copula", top_k=num_listed),
         model.plan,
         model.prepare(),
         logits.log_softmax(-1),
@@ -136,37 +145,42 @@ def _coupled(model: pc.CircuitModel, sizes: FullSize) -> TokenDistribution:
     )
 
 
-def _train_circuit(model: pc.CircuitModel, sizes: FullSize) -> None:
-    """One step of AdamW on all of the circuit's weights, in the product coupling."""
+def _train_circuit(model: pc.CircuitModel, kind: str, sizes: FullSize) -> None:
+    """AdamW on all of the circuit's weights, through all sweeps of the copula."""
     modulator = codd.make_modulator("static", model.plan, 1)
-    _step(model, modulator, model, CouplingSettings("product"), sizes)
+    _steps(model, modulator, model, CouplingSettings(kind), sizes)
 
 
 def _train_head(model: pc.CircuitModel, sizes: FullSize) -> None:
-    """One step of AdamW on a latent head through the copula's sweeps; the circuit is frozen."""
+    """AdamW on a latent head through the copula's sweeps; the circuit is frozen."""
     model.requires_grad_(False)
     modulator = codd.make_modulator("latent", model.plan, sizes.hidden_size)
-    _step(model, modulator, modulator, CouplingSettings("copula"), sizes)
+    _steps(model, modulator, modulator, CouplingSettings("copula"), sizes)
 
 
-def _step(
+def _steps(
     model: pc.CircuitModel,
     modulator: AnyModulator,
     trained: torch.nn.Module,
     settings: CouplingSettings,
     sizes: FullSize,
 ) -> None:
+    """Two steps: only the second has the optimiser's moments in memory while it computes."""
     optimiser = torch.optim.AdamW(trained.parameters(), lr=1e-3, fused=True)
-    cached_loss(model, modulator, settings, _listed(sizes)).backward()
-    optimiser.step()
+    for _ in range(2):
+        optimiser.zero_grad()
+        cached_loss(model, modulator, settings, _listed(sizes)).backward()
+        optimiser.step()
 
 
 def _listed(sizes: FullSize) -> CachedBatch:
     tokens = torch.arange(sizes.length).expand(sizes.batch_size, -1) % sizes.num_categories
-    rows = [
-        list_top(_logits(1, sizes), tokens[:1], sizes.num_listed) for _ in range(sizes.batch_size)
-    ]
-    categories, log_probs, omitted = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    one, lists = list_top(_logits(1, sizes).log_softmax(-1), sizes.num_listed, tokens[:1])
+    assert lists.log_omitted is not None
+    categories, log_probs, omitted = (
+        own.repeat(sizes.batch_size, *[1] * (own.ndim - 1))
+        for own in (lists.categories, one, lists.log_omitted)
+    )
     masked = (torch.arange(sizes.length) % 2 == 1).expand_as(tokens)
     hidden = torch.randn(*tokens.shape, sizes.hidden_size)
     return CachedBatch(tokens, masked, categories, log_probs, omitted, hidden)

@@ -15,12 +15,19 @@ from codd.vocabulary import (
 from codd.denoisers.base import Denoiser, DenoiserOutput
 from codd.denoisers.lora import LoraSettings, add_lora, merge_lora
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
-from codd.coupling.couplings import COUPLINGS, CouplingSettings, couple, marginal_error
+from codd.coupling.couplings import (
+    COUPLING_NAMES,
+    COUPLINGS,
+    CouplingSettings,
+    couple,
+    marginal_error,
+)
 from codd.coupling.distribution import (
     CoupledDistribution,
     FactorisedDistribution,
     TokenDistribution,
 )
+from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import MODULATORS, make_modulator
 from codd.decoding.quotas import EntropyBound, Factor, Klass, Threshold, TotalCorrelation
 from codd.decoding.revision import CappedRevision, RescaledRevision
@@ -33,6 +40,8 @@ __all__ = [
     "BPEVocabulary",
     "ByteVocabulary",
     "COUPLINGS",
+    "COUPLING_NAMES",
+    "CircuitChoice",
     "CappedRevision",
     "CharacterVocabulary",
     "ConstrainedModel",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import pcircuits as pc
-from codd.coupling.couplings import CouplingSettings, couple
+from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.step import CouplingStepper
 from codd.decoding.arguments import is_given
@@ -20,9 +19,11 @@ from codd.decoding.loop import Generation, generate
 from codd.denoisers.base import DenoiserOutput
 from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.registry import load_denoiser
-from codd.errors import CheckpointError, ConfigError, DenoiserError
+from codd.errors import CheckpointError, ConfigError, CouplingError, DenoiserError
 from codd.hub import locate, push
+from codd.members import Members, Window, take_window
 from codd.model_card import model_card
+from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import AnyModulator, make_modulator
 from codd.pretrained import Parts, read_parts, write_parts
 from codd.published import PublishedCircuit, load_published_circuit
@@ -39,6 +40,8 @@ class CoupledModel(nn.Module):
         vocabulary: Text to tokens.
         settings: The default coupling.
         block_length: Default block of block diffusion, at most W.
+        alternatives: More circuits over the same window, each with its modulator.
+        choice: By which of all circuits, `circuit` being the first, a window is coupled.
 
     Attributes:
         record: JSON values about how the model was made, stored with it.
@@ -56,6 +59,8 @@ class CoupledModel(nn.Module):
         *,
         settings: CouplingSettings | None = None,
         block_length: int = 32,
+        alternatives: Sequence[tuple[pc.CircuitModel, AnyModulator]] = (),
+        choice: CircuitChoice | None = None,
     ) -> None:
         super().__init__()
         self.denoiser: Any = denoiser
@@ -65,7 +70,9 @@ class CoupledModel(nn.Module):
         self.settings = settings or CouplingSettings()
         self.block = block_length
         self.record: dict[str, Any] = {}
-        self._prepared: tuple[tuple[tuple[int, int], ...], pc.PreparedParameters] | None = None
+        self.alternatives = nn.ModuleList(nn.ModuleList(pair) for pair in alternatives)
+        self.choice = choice
+        self._members = Members([(circuit, modulator), *alternatives])
         self._stepper: CouplingStepper | None = None
         self._check()
 
@@ -88,6 +95,30 @@ class CoupledModel(nn.Module):
     def window(self) -> int:
         """Tokens W that the circuit couples."""
         return self.circuit.plan.num_variables
+
+    @property
+    def members(self) -> tuple[tuple[pc.CircuitModel, AnyModulator], ...]:
+        """All circuits with their modulators, in the order of the choice."""
+        return self._members.pairs
+
+    def for_domain(self, name: str) -> CoupledModel:
+        """The model with the circuit of one domain alone; its parts are shared, not copied.
+
+        Raises:
+            ConfigError: If the model does not choose by domain, or has no such one.
+        """
+        domains = () if self.choice is None else self.choice.domains
+        if name not in domains:
+            raise ConfigError(f"domain: expected one of {domains}, found {name!r}")
+        circuit, modulator = self.members[domains.index(name)]
+        return CoupledModel(
+            self.denoiser,
+            circuit,
+            modulator,
+            self.vocabulary,
+            settings=self.settings,
+            block_length=self.block,
+        )
 
     def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
         """One call of the denoiser: (B, L) tokens -> logits (B, L, V), hidden (B, L, D)."""
@@ -125,6 +156,8 @@ class CoupledModel(nn.Module):
         *,
         coupling: str | CouplingSettings | None = None,
         valid: Tensor | None = None,
+        include: Tensor | None = None,
+        domain: str | Sequence[str] | None = None,
     ) -> TokenDistribution:
         """The joint distribution of the masked tokens of one window of each row.
 
@@ -132,8 +165,11 @@ class CoupledModel(nn.Module):
             output: What the denoiser said of `tokens`.
             tokens: (B, L) tokens, L >= W; all but the mask are visible.
             start: (B,) first position of each row's window.
-            coupling: Name of a coupling, or its settings; default the model's.
+            coupling: A name of `COUPLING_NAMES`, or settings; default the model's.
             valid: (B, L) bool, False at padding.
+            include: (B, L) tokens that the settings' `top_k` lists whatever their rank: the true
+                ones, when their probability is learned or judged.
+            domain: Of all rows or of each, where circuits are chosen by domain.
 
         Returns:
             A distribution over positions start .. start + W - 1.
@@ -142,14 +178,8 @@ class CoupledModel(nn.Module):
             DenoiserError: If a window leaves the sequence.
             CouplingError: If the circuit contradicts the visible tokens.
         """
-        window = self._read_window(output, tokens, start, valid)
-        settings = self._settings(coupling)
-        if settings.kind == "factorised":
-            return couple(settings, self.circuit.plan, {}, *window.denoised, valid=window.valid)
-        plan, parameters, latent = self._modulated(window.hidden)
-        return couple(
-            settings, plan, parameters, *window.denoised, latent=latent, valid=window.valid
-        )
+        window = self._read_window(output, tokens, start, valid, include)
+        return self._members.couple(self._settings(coupling), window, self.choice, domain)
 
     def why_not_captured(self, coupling: str | CouplingSettings | None = None) -> str | None:
         """Why the step of a coupling cannot be recorded as a CUDA graph; None if it can be.
@@ -163,8 +193,10 @@ class CoupledModel(nn.Module):
             return f"expected the model on a CUDA device, found {device}"
         if settings.kind == "factorised":
             return "expected a coupling with a circuit, found 'factorised'"
-        if self.modulator.kind == "parametric":
+        if self.modulator.kind == "parametric" and settings.conditioned:
             return "expected parameters that all windows share, found a parametric modulator"
+        if self.choice is not None:
+            return f"expected one circuit for all windows, found a choice by {self.choice.by}"
         if not pc.queries.is_chain(self.circuit.plan):
             return "expected a hidden Markov chain, found another circuit"
         return None
@@ -201,8 +233,8 @@ class CoupledModel(nn.Module):
             BackendError: If the step cannot be recorded; see `why_not_captured`.
         """
         window = self._read_window(output, tokens, start, valid)
-        plan, parameters, latent = self._modulated(window.hidden)
         settings, own = self._settings(coupling), self._stepper
+        plan, parameters, latent = self._members.modulated(window.hidden, settings.conditioned)
         if own is None or own.settings != settings or own.parameters is not parameters:
             own = CouplingStepper(settings, plan, parameters, capture=tokens.is_cuda)
             self._stepper = own
@@ -220,13 +252,15 @@ class CoupledModel(nn.Module):
         *,
         start: Tensor | int | None = None,
         coupling: str | CouplingSettings | None = None,
+        domain: str | Sequence[str] | None = None,
     ) -> TokenDistribution:
         """One forward of the denoiser, then the exact joint of a window's masked tokens.
 
         Args:
             tokens: (B, L) tokens, `mask_id` where masked.
             start: (B,) or one first position of the window; default the last W positions.
-            coupling: Name of a coupling, or its settings; default the model's.
+            coupling: A name of `COUPLING_NAMES`, or settings; default the model's.
+            domain: Of all rows or of each, where circuits are chosen by domain.
 
         Returns:
             The distribution; see `distribution`.
@@ -234,7 +268,8 @@ class CoupledModel(nn.Module):
         if start is None:
             start = tokens.shape[1] - self.window
         first = torch.as_tensor(start, device=tokens.device).expand(len(tokens))
-        return self.distribution(self.denoise(tokens), tokens, first, coupling=coupling)
+        output = self.denoise(tokens)
+        return self.distribution(output, tokens, first, coupling=coupling, domain=domain)
 
     def generate(
         self,
@@ -417,6 +452,8 @@ class CoupledModel(nn.Module):
                 parts.vocabulary,
                 settings=parts.settings,
                 block_length=parts.block_length,
+                alternatives=parts.alternatives,
+                choice=parts.choice,
             )
         except ConfigError as error:
             raise CheckpointError(f"{folder} is not a coupled model: {error}") from error
@@ -432,11 +469,18 @@ class CoupledModel(nn.Module):
             self.settings,
             self.block,
             self.record,
+            self.members[1:],
+            self.choice,
         )
 
     def _read_window(
-        self, output: DenoiserOutput, tokens: Tensor, start: Tensor, valid: Tensor | None
-    ) -> _Window:
+        self,
+        output: DenoiserOutput,
+        tokens: Tensor,
+        start: Tensor,
+        valid: Tensor | None,
+        include: Tensor | None = None,
+    ) -> Window:
         index = start[:, None] + torch.arange(self.window, device=tokens.device)
         if bool((index[:, 0] < 0).any()) or bool((index[:, -1] >= tokens.shape[1]).any()):
             raise DenoiserError(
@@ -444,32 +488,28 @@ class CoupledModel(nn.Module):
                 f"the sequence has {tokens.shape[1]}"
             )
         values = tokens.gather(1, index)
-        logits, hidden = (_window(tensor, index) for tensor in (output.logits, output.hidden))
+        logits, hidden = (take_window(tensor, index) for tensor in (output.logits, output.hidden))
         own = None if valid is None else valid.gather(1, index)
         observed = values != self.mask_id if own is None else (values != self.mask_id) & own
-        return _Window((logits.float().log_softmax(-1), values, observed), hidden.float(), own)
+        listed = None if include is None else include.gather(1, index)
+        denoised = (logits.float().log_softmax(-1), values, observed)
+        return Window(denoised, hidden.float(), own, listed)
 
     def _settings(self, coupling: str | CouplingSettings | None) -> CouplingSettings:
         if coupling is None:
             return self.settings
         if isinstance(coupling, CouplingSettings):
             return coupling
-        return replace(self.settings, kind=coupling)
-
-    def _modulated(self, hidden: Tensor) -> tuple[pc.Plan, Any, dict[str, Tensor] | None]:
-        plan = self.modulator.plan
-        if torch.is_grad_enabled() or self.modulator.kind == "parametric":
-            modulation = self.modulator(hidden, self.circuit.log_parameters())
-            return plan, modulation.parameters, modulation.latent
-        # Shared parameters are laid out once, and again only after they were changed.
-        modulation = self.modulator(hidden, {})
-        version = tuple((w.data_ptr(), w._version) for w in self.circuit.log_weights)
-        if self._prepared is None or self._prepared[0] != version:
-            self._prepared = (version, self.circuit.prepare())
-        return plan, self._prepared[1], modulation.latent
+        if coupling.startswith("conditioned") and self.modulator.kind == "static":
+            raise CouplingError(
+                f"coupling {coupling!r}: expected a model with a modulator that reads hidden "
+                f"states, found a static one"
+            )
+        return self.settings.named(coupling)
 
     def _check(self) -> None:
         plan = self.circuit.plan
+        self._members.check(1 if self.choice is None else self.choice.num_circuits)
         expected = (self.num_categories, self.num_categories)
         found = (plan.num_categories, self.vocabulary.size)
         if found != expected:
@@ -482,21 +522,3 @@ class CoupledModel(nn.Module):
                 f"expected 1 <= block_length <= window <= max_length; found {self.block}, "
                 f"{self.window}, {self.max_length}"
             )
-
-
-class _Window(NamedTuple):
-    """What the denoiser said of one window of each row.
-
-    Attributes:
-        denoised: (B, W, V) log-probabilities, (B, W) tokens, (B, W) whether they are visible.
-        hidden: (B, W, D) hidden states.
-        valid: (B, W) bool, False at padding; None without any.
-    """
-
-    denoised: tuple[Tensor, Tensor, Tensor]
-    hidden: Tensor
-    valid: Tensor | None
-
-
-def _window(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor.gather(1, index[..., None].expand(-1, -1, tensor.shape[2]))

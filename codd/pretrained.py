@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import pcircuits as pc
 from codd.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -28,7 +28,9 @@ from codd.denoisers.registry import (
     store_denoiser,
 )
 from codd.errors import CheckpointError, CoddError, ConfigError
-from codd.modulators.registry import AnyModulator, make_modulator
+from codd.members import Members, part_of, read_members
+from codd.modulators.choice import CircuitChoice
+from codd.modulators.registry import AnyModulator
 from codd.vocabulary import Vocabulary, vocabulary_from_json
 
 KIND = "coupled-model"
@@ -52,6 +54,8 @@ class Parts:
         settings: The coupling.
         block_length: Tokens of a block.
         record: JSON values about how the model was made.
+        alternatives: More circuits with their modulators.
+        choice: By which of the circuits a window is coupled.
     """
 
     denoiser: nn.Module
@@ -61,6 +65,8 @@ class Parts:
     settings: CouplingSettings
     block_length: int
     record: Mapping[str, Any] = field(default_factory=dict)
+    alternatives: tuple[tuple[pc.CircuitModel, AnyModulator], ...] = ()
+    choice: CircuitChoice | None = None
 
 
 def write_parts(folder: str | Path, parts: Parts, *, dtype: str = "float32") -> None:
@@ -78,12 +84,12 @@ def write_parts(folder: str | Path, parts: Parts, *, dtype: str = "float32") -> 
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {list(_DTYPES)}; found {dtype!r}")
     stored = _stored(parts.denoiser)
+    members = Members([(parts.circuit, parts.modulator), *parts.alternatives])
     tensors = {
         f"{part}.{name}": tensor.detach().to(_DTYPES[dtype])
         for part, named in {
             "denoiser": stored.tensors,
-            "modulator": parts.modulator.state_dict(),
-            "circuit": parts.circuit.log_parameters(),
+            **members.tensors(),
         }.items()
         for name, tensor in named.items()
     }
@@ -91,8 +97,8 @@ def write_parts(folder: str | Path, parts: Parts, *, dtype: str = "float32") -> 
         "kind": KIND,
         "format_version": VERSION,
         "denoiser": stored.description,
-        "circuit": pc.structure_to_json(parts.circuit.circuit),
-        "modulator": {"kind": parts.modulator.kind, "rank": parts.modulator.rank},
+        **members.description(),
+        "choice": None if parts.choice is None else parts.choice.to_json(),
         "coupling": asdict(parts.settings),
         "block_length": parts.block_length,
         "vocabulary": _vocabulary_to_json(parts, stored),
@@ -135,23 +141,18 @@ def _parts(
     metadata = checkpoint.metadata
     _check_kind(metadata)
     tensors = checkpoint.tensors
-    stored = StoredDenoiser(_description(metadata), _part(tensors, "denoiser"))
+    stored = StoredDenoiser(_description(metadata), part_of(tensors, "denoiser"))
     denoiser = _denoiser(stored, given, dtype)
-    weights = _part(tensors, "circuit")
-    structure = pc.structure_from_json(metadata["circuit"])
-    circuit = pc.CircuitModel.of(pc.WeightedCircuit(structure, weights))
-    kind, rank = metadata["modulator"]["kind"], metadata["modulator"]["rank"]
-    with torch.random.fork_rng(devices=[]):  # new modulators draw weights
-        modulator = make_modulator(kind, circuit.plan, _size(denoiser, "hidden_size"), rank=rank)
-    modulator.load_state_dict(_part(tensors, "modulator"))
+    first, *alternatives = read_members(metadata, tensors, _size(denoiser, "hidden_size"))
     return Parts(
         denoiser,
-        circuit,
-        modulator,
+        *first,
         _vocabulary(metadata, denoiser),
         CouplingSettings(**metadata["coupling"]),
         metadata["block_length"],
         metadata.get("record", {}),
+        tuple(alternatives),
+        CircuitChoice.from_json(metadata.get("choice")),
     )
 
 
@@ -235,8 +236,3 @@ def _vocabulary(metadata: Mapping[str, Any], denoiser: nn.Module) -> Vocabulary:
 
 def _size(denoiser: Any, name: str) -> int:
     return int(getattr(denoiser, name))
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = len(prefix) + 1
-    return {n[start:]: t.float() for n, t in tensors.items() if n.startswith(f"{prefix}.")}

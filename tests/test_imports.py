@@ -43,6 +43,7 @@ RANKS: dict[str, dict[str, int]] = {
         "denoisers": 1,
         "coupling": 2,
         "modulators": 2,
+        "members": 3,
         "decoding": 3,
         "pretrained": 4,
         "model_card": 4,

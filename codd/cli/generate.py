@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from codd.cli.inputs import add_threads, set_threads
-from codd.coupling.couplings import COUPLINGS
+from codd.coupling.couplings import COUPLING_NAMES
 from codd.decoding.options import MODES
 from codd.decoding.samplers import SAMPLERS
 from codd.decoding.selection import SELECTIONS
@@ -190,7 +190,7 @@ def _add_order(group: Any) -> None:
 
 
 def _add_drawing(group: Any) -> None:
-    group.add_argument("--coupling", choices=COUPLINGS, help="default the model's own")
+    group.add_argument("--coupling", choices=COUPLING_NAMES, help="default the model's own")
     group.add_argument(
         "--gamma",
         type=float,

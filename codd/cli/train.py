@@ -34,7 +34,7 @@ from codd.vocabulary import BPEVocabulary, ByteVocabulary, CharacterVocabulary, 
 
 MODEL = "model"
 _VOCABULARIES = ("character", "byte", "bpe")
-_COUPLINGS = ("copula", "product")
+_COUPLINGS = ("copula", "product", "local")
 _CIRCUIT_LEARNING_RATE = 2e-3
 _JOINT_LEARNING_RATE = 2e-4
 _JOINT_HEAD_LEARNING_RATE = 5e-4

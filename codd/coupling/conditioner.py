@@ -86,6 +86,7 @@ class CoupledConditioner:
         self, plan: pc.Plan, parameters: pc.PreparedParameters, evidence: pc.Evidence
     ) -> None:
         self._conditioner = pc.queries.Conditioner(plan, parameters, evidence)
+        self._categories, self._size = evidence.categories, plan.num_categories
         require_possible(self._conditioner.log_value())
 
     def fix(self, positions: Tensor, tokens: Tensor, rows: Tensor) -> None:
@@ -94,11 +95,20 @@ class CoupledConditioner:
 
     def marginals(self, wanted: Tensor) -> Tensor:
         """See `TokenConditioner`."""
-        return self._conditioner.marginals(wanted)
+        return self._spread(self._conditioner.marginals(wanted), self._categories)
 
     def marginal(self, positions: Tensor, rows: Tensor) -> Tensor:
         """See `TokenConditioner`."""
-        return self._conditioner.marginal(positions, rows)
+        found, listed = self._conditioner.marginal(positions, rows), self._categories
+        if listed is not None:
+            listed = listed[torch.arange(len(positions), device=listed.device), positions]
+        return self._spread(found, listed)
+
+    def _spread(self, found: Tensor, listed: Tensor | None) -> Tensor:
+        """Posteriors of listed tokens over all of them."""
+        if listed is None:
+            return found
+        return found.new_zeros(*found.shape[:-1], self._size).scatter_add(-1, listed, found)
 
 
 def require_possible(log_partition: Tensor) -> None:

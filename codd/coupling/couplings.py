@@ -1,54 +1,35 @@
-"""The couplings by name: how the denoiser's probabilities become the circuit's potentials."""
+"""From the denoiser's probabilities to the circuit's potentials, coupling by coupling."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 import pcircuits as pc
-from codd.coupling.distribution import (
-    CoupledDistribution,
-    FactorisedDistribution,
-    TokenDistribution,
-    window_evidence,
-)
+from codd.coupling.distribution import CoupledDistribution, TokenDistribution
+from codd.coupling.factorised import FactorisedDistribution
+from codd.coupling.settings import COUPLING_NAMES, COUPLINGS, CouplingSettings
+from codd.coupling.targets import Listing, list_top, marginal_distance, target_log_probs
+from codd.coupling.units import local_latent
 from codd.errors import CouplingError
 
-COUPLINGS = ("factorised", "product", "copula")
+__all__ = [
+    "COUPLINGS",
+    "COUPLING_NAMES",
+    "CouplingSettings",
+    "couple",
+    "fit_copula",
+    "leave_one_out",
+    "marginal_error",
+    "targets_of",
+]
 
 # A leave-one-out probability below this share of the target is treated as this share: a token that
 # the circuit rules out keeps a finite potential, at the price of its marginal.
 LARGEST_LOG_POTENTIAL = 30.0
-
-
-@dataclass(frozen=True)
-class CouplingSettings:
-    """How potentials are made.
-
-    Attributes:
-        kind: "copula" keeps the denoiser's single-token marginals and takes only dependencies
-            from the circuit; "product" multiplies the two (arXiv 2603.00045, eq. 5);
-            "factorised" leaves the circuit out.
-        step_sizes: Of the copula: how far each proportional-fitting sweep moves the
-            log-potentials, 1 = all the way. The first should be 1: it removes what the circuit
-            says of single tokens. After it all positions move at once, and full steps would
-            overshoot where tokens depend strongly on each other.
-    """
-
-    kind: str = "copula"
-    step_sizes: tuple[float, ...] = (1.0, 0.5, 0.3)
-
-    def __post_init__(self) -> None:
-        if self.kind not in COUPLINGS:
-            raise CouplingError(f"coupling must be one of {COUPLINGS}; found {self.kind!r}")
-        object.__setattr__(self, "step_sizes", tuple(self.step_sizes))
-        if not self.step_sizes or not all(0 < size <= 1 for size in self.step_sizes):
-            raise CouplingError(
-                f"step_sizes must be one number in (0, 1] for each sweep; found {self.step_sizes}"
-            )
 
 
 def couple(
@@ -61,34 +42,68 @@ def couple(
     *,
     latent: dict[str, Tensor] | None = None,
     valid: Tensor | None = None,
+    listing: Listing | None = None,
+    include: Tensor | None = None,
 ) -> TokenDistribution:
     """Couples a denoiser's output on a window with a circuit.
+
+    A coupling is conditioned (arXiv 2603.00045, E.1 and E.2) by giving it parameters, latent
+    potentials, or both, that a modulator made of the denoiser's hidden states.
 
     Args:
         settings: Which coupling.
         plan: The circuit over W variables.
         parameters: Its log-weights by name, shared or per window.
-        log_probs: (B, W, V) the denoiser's normalised log-probabilities.
+        log_probs: (B, W, V) the denoiser's normalised log-probabilities; with `listing` (B, W, J).
         values: (B, W) tokens; arbitrary where masked.
         observed: (B, W) bool, True = visible.
         latent: Node name -> (B, K) log-potentials over latent units.
         valid: (B, W) bool, False at padding.
+        listing: The tokens that `log_probs` speaks of, if they are listed already.
+        include: (B, W) tokens that `settings.top_k` lists whatever their rank: the true ones, when
+            their probability is learned.
 
     Returns:
         The joint distribution of the masked tokens, differentiable in parameters and potentials.
 
     Raises:
-        CouplingError: If shapes do not fit.
+        CouplingError: If shapes do not fit, or the circuit contradicts the visible tokens.
     """
-    factorised = FactorisedDistribution(log_probs, values, observed, valid)
+    log_probs, listing = targets_of(settings, log_probs, listing, include)
     if settings.kind == "factorised":
-        return factorised
+        return FactorisedDistribution(
+            log_probs,
+            values,
+            observed,
+            valid,
+            listing=listing,
+            vocabulary_size=plan.num_categories,
+        )
     prepared = pc.prepare(plan, parameters)
-    base = CoupledDistribution(plan, prepared, log_probs, values, observed, latent, valid)
+    base = CoupledDistribution(
+        plan, prepared, log_probs, values, observed, latent, valid, listing=listing
+    )
     if settings.kind == "product":
         return base
-    potentials = fit_copula(settings, base)
-    return CoupledDistribution(plan, prepared, potentials, values, observed, latent, valid)
+    if settings.kind == "local":
+        return replace(base, latent=local_latent(base), kind="local", base=base)
+    return replace(base, log_potentials=fit_copula(settings, base), kind="copula", base=base)
+
+
+def targets_of(
+    settings: CouplingSettings,
+    log_probs: Tensor,
+    listing: Listing | None = None,
+    include: Tensor | None = None,
+) -> tuple[Tensor, Listing | None]:
+    """The distributions that are coupled, on all tokens or on listed ones; see `couple`."""
+    targets = target_log_probs(settings, log_probs)
+    if listing is not None:
+        # How probable the other tokens were says little of a changed target.
+        return targets, Listing(listing.categories) if settings.changes_target else listing
+    if settings.top_k is None:
+        return targets, None
+    return list_top(targets, settings.top_k, include)
 
 
 def fit_copula(settings: CouplingSettings, base: CoupledDistribution) -> Tensor:
@@ -101,31 +116,49 @@ def fit_copula(settings: CouplingSettings, base: CoupledDistribution) -> Tensor:
     without dependencies: the result is the factorised output.
 
     Args:
-        settings: The step size of each sweep.
-        base: The product coupling, whose potentials are the denoiser's log-probabilities.
+        settings: The step size of each sweep, and when a window is left as it is.
+        base: The product coupling, whose potentials are the targets.
 
     Returns:
-        (B, W, V) log-potentials.
+        (B, W, V) log-potentials, or (B, W, J) of the listed tokens.
     """
     target = base.log_potentials
-    potentials = target
     ruled_out = target == -torch.inf
     finite = target.masked_fill(ruled_out, 0.0)
-    given = torch.zeros_like(target)
-    potentials = target
+    potentials, given = finite, None
     for size in settings.step_sizes:
-        fitted = (finite - leave_one_out(base, given)).clamp(max=LARGEST_LOG_POTENTIAL)
+        predicted = leave_one_out(base, given)
+        fitted = (finite - predicted).clamp(max=LARGEST_LOG_POTENTIAL)
         # What the denoiser rules out stays so; -inf is kept out of the arithmetic.
-        moved = (1 - size) * potentials.masked_fill(ruled_out, 0.0) + size * fitted
-        given = potentials = moved.masked_fill(ruled_out, -torch.inf)
-    return potentials
+        moved = (1 - size) * potentials + size * fitted
+        if settings.tolerance > 0 and given is not None:
+            settled = _distance(base, given + predicted) <= settings.tolerance  # (B,)
+            if not settled.is_cuda and bool(settled.all()):
+                break
+            moved = torch.where(settled[:, None, None], potentials, moved)
+        potentials = moved
+        given = potentials.masked_fill(ruled_out, -torch.inf)
+    return potentials.masked_fill(ruled_out, -torch.inf)
 
 
-def leave_one_out(base: CoupledDistribution, potentials: Tensor) -> Tensor:
-    """(B, W, V) log-probability of each token given the evidence on all the others."""
-    evidence = window_evidence(potentials, base.values, base.observed, base.latent, base.valid)
+def _distance(base: CoupledDistribution, log_marginals: Tensor) -> Tensor:
+    """(B,) how far marginals, up to their normalisation, are from the targets."""
+    skipped = base.observed if base.valid is None else base.observed | ~base.valid
+    found, target = log_marginals.detach().log_softmax(-1), base.log_potentials.detach()
+    return marginal_distance(found.exp(), target.log_softmax(-1), skipped)
+
+
+def leave_one_out(base: CoupledDistribution, potentials: Tensor | None) -> Tensor:
+    """(B, W, V) or (B, W, J) log-probability of each token given the evidence on all the others.
+
+    Args:
+        base: The window.
+        potentials: Of the masked tokens; None sums them out.
+    """
+    categories = None if base.listing is None else base.listing.categories
+    evidence = base.evidence_with(potentials)
     try:
-        return pc.queries.log_leave_one_out(base.plan, base.parameters, evidence)
+        return pc.queries.log_leave_one_out(base.plan, base.parameters, evidence, categories)
     except pc.errors.EvidenceError as error:
         raise CouplingError(f"the circuit contradicts the visible tokens: {error}") from error
 
@@ -133,7 +166,8 @@ def leave_one_out(base: CoupledDistribution, potentials: Tensor) -> Tensor:
 def marginal_error(distribution: TokenDistribution, log_probs: Tensor) -> Tensor:
     """(B,) largest total-variation distance of a masked token's marginal from the denoiser's.
 
-    Zero for a converged copula: a measure of how far its sweeps still are from that.
+    Args:
+        distribution: Any.
+        log_probs: (B, W, V) the denoiser's log-probabilities.
     """
-    gap = (distribution.marginals() - log_probs.exp()).abs().sum(-1) / 2
-    return gap.masked_fill(distribution.observed, 0.0).amax(-1)
+    return marginal_distance(distribution.marginals(), log_probs, distribution.observed)

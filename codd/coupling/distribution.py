@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -12,11 +12,15 @@ from torch import Tensor
 import pcircuits as pc
 from codd.coupling.conditioner import (
     CoupledConditioner,
-    Reconditioner,
     TokenConditioner,
     require_possible,
 )
-from codd.errors import CouplingError
+from codd.coupling.factorised import FactorisedDistribution
+from codd.coupling.omitted import omitted_mass
+from codd.coupling.targets import Listing, marginal_distance
+from codd.coupling.window import check_circuit, check_window, free_sum, taken, window_evidence
+
+__all__ = ["CoupledDistribution", "FactorisedDistribution", "TokenDistribution"]
 
 
 class TokenDistribution(Protocol):
@@ -46,6 +50,14 @@ class TokenDistribution(Protocol):
     def log_partition(self) -> Tensor:
         """(B,) log Z, with the visible tokens' own factors."""
 
+    @property
+    def omitted_mass(self) -> Tensor:
+        """(B,) bound on the probability of worlds with a token that is not listed."""
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """(B,) largest total variation between a masked token's marginal and its target."""
+
     def log_prob(self, tokens: Tensor) -> Tensor:
         """(B,) log-probability of the masked tokens of (B, W) given the visible ones."""
 
@@ -72,100 +84,25 @@ class TokenDistribution(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class FactorisedDistribution:
-    """The denoiser's own output: independent tokens.
-
-    Args:
-        log_probs: (B, W, V) normalised log-probabilities.
-        values: (B, W) tokens.
-        observed: (B, W) bool.
-        valid: (B, W) bool, False at padding, which is no token at all; None = all valid.
-    """
-
-    log_probs: Tensor
-    values: Tensor
-    observed: Tensor
-    valid: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        check_window(self.log_probs, self.values, self.observed, self.valid)
-
-    @property
-    def batch_size(self) -> int:
-        """Number of windows B."""
-        return self.log_probs.shape[0]
-
-    @property
-    def length(self) -> int:
-        """Tokens in a window W."""
-        return self.log_probs.shape[1]
-
-    @property
-    def num_categories(self) -> int:
-        """Number of categories V."""
-        return self.log_probs.shape[2]
-
-    @property
-    def log_partition(self) -> Tensor:
-        """(B,) zeros: the factors are normalised."""
-        return self.log_probs.new_zeros(self.batch_size)
-
-    def log_prob(self, tokens: Tensor) -> Tensor:
-        """(B,) log-probability of the masked tokens of (B, W) given the visible ones."""
-        taken = _taken(self.log_probs, tokens).masked_fill(self.observed, 0.0)
-        if self.valid is not None:
-            taken = taken.masked_fill(~self.valid, 0.0)
-        return _contradicted(taken.sum(-1), tokens, self.values, self.observed)
-
-    def marginals(self) -> Tensor:
-        """(B, W, V) the denoiser's probabilities; one-hot where observed."""
-        inside = self.values.masked_fill(~self.observed, 0).long()
-        one_hot = torch.nn.functional.one_hot(inside, self.num_categories).to(self.log_probs)
-        return torch.where(self.observed[..., None], one_hot, self.log_probs.exp())
-
-    def sample(
-        self,
-        num_samples: int = 1,
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """(B, num_samples, W) independent tokens, each tempered; observed ones are kept."""
-        shape = (self.batch_size, num_samples, self.length, self.num_categories)
-        logits = self.log_probs[:, None].expand(shape)
-        if temperature > 0:
-            noise = torch.empty(shape).to(logits).exponential_(generator=generator)
-            logits = logits / temperature - noise.log()
-        return torch.where(self.observed[:, None], self.values[:, None], logits.argmax(-1))
-
-    def mutual_information(self) -> Tensor:
-        """(B, W, W) entropies on the diagonal, zero elsewhere."""
-        return torch.diag_embed(torch.special.entr(self.marginals()).sum(-1))
-
-    def condition(self, tokens: Tensor, observed: Tensor) -> FactorisedDistribution:
-        """The same distribution given more tokens."""
-        return replace(self, values=tokens, observed=observed)
-
-    def conditioner(self) -> TokenConditioner:
-        """The same distribution, to fix tokens one by one; it stays as it is."""
-        return Reconditioner(self)
-
-
-@dataclass(frozen=True, eq=False)
 class CoupledDistribution:
     """A circuit times per-position potentials, exactly normalised.
 
     p(x | visible) = circuit(x) prod_i exp(log_potentials_i(x_i)) / Z, the product over the masked
-    positions (arXiv 2603.00045, eq. 5, for the denoiser's probabilities as potentials).
+    positions (arXiv 2603.00045, eq. 5, for the denoiser's probabilities as potentials). Latent
+    potentials make it sum_z circuit(x, z) prod_i ... prod_n exp(latent_n(z_n)) / Z (E.1).
 
     Args:
         plan: The circuit over W variables.
         parameters: Its log-weights by name, shared or per window, or prepared.
-        log_potentials: (B, W, V) log-potentials.
+        log_potentials: (B, W, V) log-potentials; with `listing` (B, W, J).
         values: (B, W) tokens.
         observed: (B, W) bool.
         latent: Node name -> (B, K) log-potentials over latent units, or None.
         valid: (B, W) bool, False at padding: such a position is summed out and has no potential.
+        listing: The tokens that `log_potentials` speaks of, all others being ruled out; None = all.
+        kind: The coupling that it is of.
+        base: The product of the denoiser's output and the circuit that another coupling started
+            from; None for the product itself.
     """
 
     plan: pc.Plan
@@ -175,10 +112,20 @@ class CoupledDistribution:
     observed: Tensor
     latent: dict[str, Tensor] | None = None
     valid: Tensor | None = None
+    listing: Listing | None = field(default=None, kw_only=True)
+    kind: str = field(default="product", kw_only=True)
+    base: CoupledDistribution | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_window(self.log_potentials, self.values, self.observed, self.valid)
-        check_circuit(self.plan, self.log_potentials)
+        check_window(
+            self.log_potentials,
+            self.values,
+            self.observed,
+            self.valid,
+            self.listing,
+            self.num_categories,
+        )
+        check_circuit(self.plan, self.log_potentials, self.listing)
 
     @property
     def batch_size(self) -> int:
@@ -193,14 +140,59 @@ class CoupledDistribution:
     @property
     def num_categories(self) -> int:
         """Number of categories V."""
-        return self.log_potentials.shape[2]
+        return self.plan.num_categories
+
+    def evidence_with(
+        self, log_potentials: Tensor | None, latent: dict[str, Tensor] | None = None
+    ) -> pc.Evidence:
+        """The window's evidence with other potentials, or with its masked tokens summed out.
+
+        Args:
+            log_potentials: In the shape of the own ones, or None.
+            latent: Latent potentials; default the own ones.
+        """
+        return window_evidence(
+            log_potentials,
+            self.values,
+            self.observed,
+            self.latent if latent is None else latent,
+            self.valid,
+            self.listing,
+            self.num_categories,
+        )
 
     @cached_property
     def evidence(self) -> pc.Evidence:
         """Visible tokens as values, masked ones as potentials."""
-        return window_evidence(
-            self.log_potentials, self.values, self.observed, self.latent, self.valid
-        )
+        return self.evidence_with(self.log_potentials)
+
+    @property
+    def omitted_mass(self) -> Tensor:
+        """(B,) bound on what the lists leave out, as it was before any `condition`.
+
+        The probability that the same coupling of all tokens gives to worlds with a token that is
+        not listed is at most this: for "product" then log_prob + log(1 - omitted_mass) <= the
+        exact log-probability <= log_prob. Zero without lists. See `omitted.omitted_mass`.
+
+        Raises:
+            CouplingError: If it is not known how probable the other tokens are.
+        """
+        return omitted_mass(self.kind, self.base or self)
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """(B,) largest total variation between a masked token's marginal and its target.
+
+        The target is the denoiser's distribution, sharpened if the coupling's settings say so. Zero
+        for a converged copula: how far its sweeps still are from that.
+        """
+        made_of = self.base or self
+        targets = made_of.log_potentials
+        if self.listing is not None:
+            listed = targets.log_softmax(-1).exp()
+            targets = self.listing.spread(listed, self.num_categories).log()
+        skipped = made_of.observed if self.valid is None else made_of.observed | ~self.valid
+        return marginal_distance(self.marginals(), targets, skipped)
 
     @cached_property
     def log_partition(self) -> Tensor:
@@ -216,11 +208,9 @@ class CoupledDistribution:
         self._require_possible()
         complete = pc.Evidence(tokens, self.valid, latent_log_potentials=self.latent)
         joint = pc.forward(self.plan, self.parameters, complete)
-        taken = _taken(self.log_potentials, tokens).masked_fill(self.observed, 0.0)
-        if self.valid is not None:
-            taken = taken.masked_fill(~self.valid, 0.0)
-        found = joint + taken.sum(-1) - self.log_partition
-        return _contradicted(found, tokens, self.values, self.observed)
+        each = taken(self.log_potentials, tokens, self.listing)
+        free = free_sum(each, tokens, self.values, self.observed, self.valid)
+        return joint + free - self.log_partition
 
     def marginals(self) -> Tensor:
         """(B, W, V) exact single-token posteriors; one-hot where observed.
@@ -279,73 +269,3 @@ class CoupledDistribution:
 
     def _require_possible(self) -> None:
         require_possible(self.log_partition)
-
-
-def window_evidence(
-    log_potentials: Tensor,
-    values: Tensor,
-    observed: Tensor,
-    latent: dict[str, Tensor] | None,
-    valid: Tensor | None,
-) -> pc.Evidence:
-    """Evidence of a window: visible tokens, potentials at masked ones, nothing at padding."""
-    if valid is not None:
-        log_potentials = log_potentials.masked_fill(~valid[..., None], 0.0)
-    return pc.Evidence(values, observed, log_potentials, latent)
-
-
-def check_window(
-    log_potentials: Tensor, values: Tensor, observed: Tensor, valid: Tensor | None
-) -> None:
-    """Checks that the tensors of a window fit together.
-
-    Raises:
-        CouplingError: If shapes differ, a visible token is out of range or padding is observed.
-    """
-    if log_potentials.ndim != 3:
-        raise CouplingError(
-            f"log-potentials must be (B, W, V); found shape {tuple(log_potentials.shape)}"
-        )
-    for name, tensor in (("values", values), ("observed", observed), ("valid", valid)):
-        if tensor is not None and tensor.shape != log_potentials.shape[:2]:
-            raise CouplingError(
-                f"{name} has shape {tuple(tensor.shape)}; "
-                f"log-potentials need {tuple(log_potentials.shape[:2])}"
-            )
-    outside = ((values < 0) | (values >= log_potentials.shape[2])) & observed
-    if bool(outside.any()):
-        row, position = outside.nonzero()[0].tolist()
-        raise CouplingError(
-            f"visible token [{row}, {position}] is {int(values[row, position])}; "
-            f"expected 0 .. {log_potentials.shape[2] - 1}"
-        )
-    if valid is not None and bool((observed & ~valid).any()):
-        row, position = (observed & ~valid).nonzero()[0].tolist()
-        raise CouplingError(f"position [{row}, {position}] is padding and observed; expected one")
-
-
-def check_circuit(plan: pc.Plan, log_potentials: Tensor) -> None:
-    """Checks that a circuit is about such windows.
-
-    Raises:
-        CouplingError: If its numbers of variables or categories differ.
-    """
-    found = (plan.num_variables, plan.num_categories)
-    if found != tuple(log_potentials.shape[1:]):
-        raise CouplingError(
-            f"the circuit has {found[0]} variables of {found[1]} categories; the window has "
-            f"{log_potentials.shape[1]} tokens of {log_potentials.shape[2]}"
-        )
-
-
-def _taken(log_potentials: Tensor, tokens: Tensor) -> Tensor:
-    if tokens.shape != log_potentials.shape[:2]:
-        raise CouplingError(
-            f"tokens have shape {tuple(tokens.shape)}; expected {tuple(log_potentials.shape[:2])}"
-        )
-    inside = tokens.clamp(0, log_potentials.shape[2] - 1)
-    return log_potentials.gather(2, inside.long()[..., None])[..., 0]
-
-
-def _contradicted(found: Tensor, tokens: Tensor, values: Tensor, observed: Tensor) -> Tensor:
-    return found.masked_fill(((tokens != values) & observed).any(-1), -torch.inf)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 import pcircuits as pc
 from codd.coupling.conditioner import require_possible
-from codd.coupling.couplings import LARGEST_LOG_POTENTIAL, CouplingSettings
+from codd.coupling.couplings import LARGEST_LOG_POTENTIAL, CouplingSettings, targets_of
 from codd.coupling.distribution import CoupledDistribution
+from codd.coupling.targets import marginal_distance
 from codd.errors import CouplingError
 
 # Recorded steps kept for different shapes; each holds buffers of the size of its inputs.
@@ -35,12 +36,14 @@ class StepResult:
         marginals: (B, W, V) or (B, W, J) its single-token posteriors; one-hot where observed, zero
             at padding.
         tokens: (B, S, W) int64 joint samples; observed tokens are kept.
+        latent: (B, W, K) log-potentials of the chain's states; None without any.
     """
 
     log_partition: Tensor
     potentials: Tensor
     marginals: Tensor
     tokens: Tensor
+    latent: Tensor | None = None
 
 
 def coupling_step(
@@ -59,7 +62,8 @@ def coupling_step(
     """Couples one window with a chain and draws from it; nothing is checked, nothing waits.
 
     Args:
-        settings: "product" or "copula", with its sweeps.
+        settings: "product", "local" or "copula" with its sweeps. What is coupled is `log_probs`
+            as they are: targets and lists are made before.
         passes: Of the circuit, from `pc.queries.chain_passes`.
         log_probs: (B, W, V) the denoiser's log-probabilities; (B, W, J) with `categories`.
         values: (B, W) int64 tokens, categories where observed.
@@ -82,12 +86,15 @@ def coupling_step(
     window = pc.queries.ChainWindow(log_probs, values, observed, categories, missing, latent)
     if settings.kind == "copula":
         window = _fitted(settings, passes, window)
+    if settings.kind == "local":
+        window = _localised(passes, window)
     messages = passes.messages(window)
     return StepResult(
         messages.log_value,
         window.log_potentials,
         passes.marginals(window, messages),
         passes.sample(window, messages, uniforms, temperature),
+        window.latent,
     )
 
 
@@ -100,8 +107,29 @@ def _fitted(
         # The first sweep starts from what the visible tokens alone predict.
         messages = passes.messages(window, soft=sweep > 0)
         potentials = passes.moved(window, messages, target, size, LARGEST_LOG_POTENTIAL)
+        if settings.tolerance > 0 and sweep > 0:
+            skipped = _skipped(window)
+            found = passes.marginals(window, messages)
+            settled = marginal_distance(found, target.log_softmax(-1), skipped)
+            stays = (settled <= settings.tolerance)[:, None, None]
+            potentials = torch.where(stays, window.log_potentials, potentials)
         window = replace(window, log_potentials=potentials)
     return window
+
+
+def _localised(
+    passes: pc.queries.ChainPasses, window: pc.queries.ChainWindow
+) -> pc.queries.ChainWindow:
+    """The window with the latent potentials of `units.local_latent`."""
+    leaves = passes.leaves(window)
+    unchanged = (leaves == -torch.inf) | _skipped(window)[..., None]
+    own = -leaves.masked_fill(unchanged, 0.0)
+    return replace(window, latent=own if window.latent is None else window.latent + own)
+
+
+def _skipped(window: pc.queries.ChainWindow) -> Tensor:
+    """(B, W) bool, positions that are visible or padding."""
+    return window.observed if window.missing is None else window.observed | window.missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,21 +222,35 @@ class CouplingStepper:
         )
         missing = None if valid is None else ~valid
         states = pc.queries.chain_latents(self.plan, latent)
+        log_probs, listing = targets_of(self.settings, log_probs)
+        listed = None if listing is None else listing.categories
         found = self.step(
-            log_probs, values, observed, uniforms, None, missing, states, temperature=temperature
+            log_probs, values, observed, uniforms, listed, missing, states, temperature=temperature
         )
         require_possible(found.log_partition)
+        base = CoupledDistribution(
+            self.plan, self.parameters, log_probs, values, observed, latent, valid, listing=listing
+        )
         return SteppedDistribution(
             self.plan,
             self.parameters,
             found.potentials,
             values,
             observed,
-            latent,
+            self._by_name(found.latent),
             valid,
+            listing=listing,
+            kind=self.settings.kind,
+            base=base,
             found=found,
             temperature=temperature,
         )
+
+    def _by_name(self, states: Tensor | None) -> dict[str, Tensor] | None:
+        """Potentials (B, W, K) of the chain's states by the names of their nodes."""
+        if states is None:
+            return None
+        return {n: states[:, t] for n, (layer, t) in self.plan.places.items() if layer == 0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +274,13 @@ class SteppedDistribution(CoupledDistribution):
 
     def marginals(self) -> Tensor:
         """(B, W, V) exact single-token posteriors; one-hot where observed, zero at padding."""
-        return self.found.marginals
+        if self.listing is None:
+            return self.found.marginals
+        spread = self.listing.spread(self.found.marginals, self.num_categories)
+        # A visible token need not be listed.
+        visible = self.values.masked_fill(~self.observed, 0)[..., None]
+        one_hot = torch.zeros_like(spread).scatter_(2, visible, 1.0)
+        return torch.where(self.observed[..., None], one_hot, spread)
 
     def sample(
         self,
@@ -260,4 +308,7 @@ class SteppedDistribution(CoupledDistribution):
             observed,
             self.latent,
             self.valid,
+            listing=self.listing,
+            kind=self.kind,
+            base=self.base,
         )

@@ -146,7 +146,8 @@ class ConstrainedModel:
         if free.latent is not None or free.parameters.batch_size is not None:
             raise DecodingError(
                 "constraint: expected circuit parameters that all windows share, found a modulator "
-                "that changes them; coupling 'factorised' can be constrained"
+                "or the coupling 'local', which change them; 'factorised', 'static-copula' and "
+                "'static-product' can be constrained"
             )
         plan, parameters = self._product
         return replace(free, plan=plan, parameters=parameters)

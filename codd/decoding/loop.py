@@ -85,7 +85,8 @@ def generate(
         sampler: "exact", "latent", "any_order" or "map": how tokens of one step are drawn together.
         temperature: Divides log-probabilities; 0 takes the most likely token.
         top_p: Nucleus of each token's conditional; "any_order" only.
-        coupling: "factorised", "product", "copula" or settings; None for the model's own.
+        coupling: "factorised", "product", "local", "copula", one of the other names in
+            `codd.COUPLING_NAMES`, or settings; None for the model's own.
         mask_ratio_limit: γ: a row is coupled only while the share of masked tokens in its block
             (of the new tokens in mode "full") is below this; None couples always.
         revision: Which tokens a step takes back, an object of `codd.decoding.revision` or its text

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
-from codd.coupling.couplings import COUPLINGS, CouplingSettings
+from codd.coupling.couplings import COUPLING_NAMES, CouplingSettings
 from codd.decoding.base import Capturable, Decodable
 from codd.decoding.calls import check_cache
 from codd.decoding.quotas import AdaptiveQuota, TotalCorrelation
@@ -80,7 +80,7 @@ class DecodingOptions:
         _one_of("selection", self.selection, SELECTIONS)
         _one_of("sampler", self.sampler, SAMPLERS)
         if isinstance(self.coupling, str):
-            _one_of("coupling", self.coupling, COUPLINGS)
+            _one_of("coupling", self.coupling, COUPLING_NAMES)
         if self.new_tokens < 1:
             raise DecodingError(f"new_tokens: expected at least 1, found {self.new_tokens}")
         self._check_blocks()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 import pcircuits as pc
 from codd.errors import ConfigError
+from codd.modulators.base import Modulation
 from codd.modulators.latent import LatentModulator
 from codd.modulators.parametric import ParametricModulator
 from codd.modulators.static import StaticModulator
@@ -11,6 +14,27 @@ from codd.modulators.static import StaticModulator
 MODULATORS = ("static", "latent", "parametric")
 
 AnyModulator = StaticModulator | LatentModulator | ParametricModulator
+
+
+def modulate(
+    circuit: pc.CircuitModel,
+    modulator: AnyModulator,
+    hidden: Tensor,
+    *,
+    conditioned: bool = True,
+) -> tuple[pc.Plan, Modulation]:
+    """The circuit that a coupling takes, with its parameters and latent potentials.
+
+    Args:
+        circuit: The learned circuit.
+        modulator: What conditions it.
+        hidden: (B, W, D) the denoiser's hidden states on the window.
+        conditioned: False leaves the modulator out and takes the circuit as it was learned.
+    """
+    parameters = circuit.log_parameters()
+    if not conditioned:
+        return circuit.plan, Modulation(parameters)
+    return modulator.plan, modulator(hidden, parameters)
 
 
 def make_modulator(kind: str, plan: pc.Plan, hidden_size: int, *, rank: int = 64) -> AnyModulator:

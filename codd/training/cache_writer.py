@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from codd.checkpoint import write_atomically
+from codd.coupling.targets import list_top
 from codd.denoisers.base import Denoiser, DenoiserOutput
 from codd.errors import CheckpointError, ConfigError
 from codd.training.cache import (
@@ -189,37 +190,18 @@ def _kept(
     tokens = batch.targets[rows].gather(1, index)
     at = index.to(output.logits.device)[..., None]
     logits = output.logits.gather(1, at.expand(-1, -1, output.logits.shape[2]))
-    categories, log_probs, log_omitted = list_top(logits, tokens.to(logits.device), settings.top_k)
+    log_probs, listing = list_top(
+        logits.float().log_softmax(-1), settings.top_k, include=tokens.to(logits.device)
+    )
+    assert listing.log_omitted is not None
     kept = {
         "tokens": tokens.int(),
         "masked": batch.masked[rows].gather(1, index),
-        "categories": categories.int().cpu(),
+        "categories": listing.categories.int().cpu(),
         "log_probs": log_probs.to(settings.log_prob_dtype).cpu(),
-        "log_omitted": log_omitted.float().cpu(),
+        "log_omitted": listing.log_omitted.float().cpu(),
     }
     if settings.hidden:
         hidden = output.hidden.gather(1, at.expand(-1, -1, output.hidden.shape[2]))
         kept["hidden"] = hidden.to(settings.hidden_dtype).cpu()
     return kept
-
-
-def list_top(logits: Tensor, tokens: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The likeliest categories, the true token among them.
-
-    Args:
-        logits: (B, W, V).
-        tokens: (B, W) the true tokens, which take the place of the least likely category listed
-            where they are not among them.
-        top_k: J, at most V.
-
-    Returns:
-        (B, W, J) categories, (B, W, J) their log-probabilities, and (B, W) the log of the
-        probability of all others, -inf where there is none.
-    """
-    log_probs = logits.float().log_softmax(-1)
-    categories = log_probs.topk(top_k, dim=-1).indices
-    absent = (categories != tokens[..., None]).all(-1)
-    categories[..., -1] = torch.where(absent, tokens, categories[..., -1])
-    listed = log_probs.gather(-1, categories)
-    others = log_probs.scatter(-1, categories, -torch.inf)
-    return categories, listed, others.logsumexp(-1)

@@ -14,10 +14,10 @@ from torch import Tensor
 import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
 from codd.errors import ConfigError
-from codd.modulators.registry import AnyModulator
+from codd.modulators.registry import AnyModulator, modulate
 from codd.training.cache import CachedBatch, DenoiserCache
 from codd.training.coupling_loop import rate_groups
-from codd.training.listed import listed_log_prob, omitted_mass
+from codd.training.listed import listed_distribution, omitted_mass
 from codd.training.loop import (
     HistoryEntry,
     Outcome,
@@ -111,7 +111,7 @@ def train_cached(
     check_shares(group, training.batch_size)
     groups = rate_groups(
         [
-            ("modulator", modulator, training.modulator_learning_rate),
+            ("modulator", modulator, training.modulator_learning_rate * settings.conditioned),
             ("circuit", circuit, training.circuit_learning_rate),
         ]
     )
@@ -175,11 +175,9 @@ def cached_loss(
         A scalar in nats per masked token; windows without a masked token count zero.
     """
     hidden = batch.log_omitted[..., None] if batch.hidden is None else batch.hidden
-    modulation = modulator(hidden, circuit.log_parameters())
-    found = listed_log_prob(
-        settings, modulator.plan, modulation.parameters, batch, modulation.latent
-    )
-    return -(found / batch.masked.sum(1).clamp_min(1)).mean()
+    plan, modulation = modulate(circuit, modulator, hidden, conditioned=settings.conditioned)
+    joint = listed_distribution(settings, plan, modulation.parameters, batch, modulation.latent)
+    return -(joint.log_prob(batch.tokens) / batch.masked.sum(1).clamp_min(1)).mean()
 
 
 def _split(cache: DenoiserCache, most: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -113,8 +113,7 @@ def train_coupling(
         )
     groups = rate_groups(
         [
-            ("modulator", model.modulator, training.modulator_learning_rate),
-            ("circuit", model.circuit, training.circuit_learning_rate),
+            *_member_parts(model, training),
             ("denoiser", model.denoiser, training.denoiser_learning_rate),
         ]
     )
@@ -182,11 +181,24 @@ def coupling_loss(
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and training.denoiser_learning_rate > 0):
         output = model.denoise(batch.tokens)
-    distribution = model.distribution(output, batch.tokens, start)
+    distribution = model.distribution(output, batch.tokens, start, include=batch.targets)
     index = start[:, None] + torch.arange(model.window, device=start.device)
     log_prob = distribution.log_prob(batch.targets.gather(1, index))
     masked = batch.masked.gather(1, index).sum(1)
     return -(log_prob / masked.clamp_min(1)).mean()
+
+
+def _member_parts(
+    model: CoupledModel, training: CouplingTraining
+) -> list[tuple[str, nn.Module, float]]:
+    """Circuits and modulators with their rates; what does not condition is not trained."""
+    rate = training.modulator_learning_rate * model.settings.conditioned
+    found: list[tuple[str, nn.Module, float]] = []
+    for i, (circuit, modulator) in enumerate(model.members):
+        number = f"-{i}" if i else ""
+        found.append((f"modulator{number}", modulator, rate))
+        found.append((f"circuit{number}", circuit, training.circuit_learning_rate))
+    return found
 
 
 def _task(model: CoupledModel, training: CouplingTraining) -> WindowTask:

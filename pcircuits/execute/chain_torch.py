@@ -63,6 +63,10 @@ class TorchChain:
             log_value.to(self._dtype),
         )
 
+    def leaves(self, window: ChainWindow) -> Tensor:
+        """See `ChainPasses.leaves`."""
+        return self._leaves(window, soft=True).to(self._dtype)
+
     def marginals(self, window: ChainWindow, messages: ChainMessages) -> Tensor:
         """See `ChainPasses.marginals`."""
         assert isinstance(messages, TorchMessages)

@@ -87,6 +87,9 @@ class ChainPasses(Protocol):
             soft: Whether potentials count; else what is not observed is summed out.
         """
 
+    def leaves(self, window: ChainWindow) -> Tensor:
+        """(B, L, K) log-values of the states' emissions, without latent potentials."""
+
     def marginals(self, window: ChainWindow, messages: ChainMessages) -> Tensor:
         """(B, L, V or J) posterior of every variable; one-hot where observed, zero where missing.
 

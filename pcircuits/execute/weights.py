@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +73,10 @@ class Weights:
     @cached_property
     def columns(self) -> Tensor:
         """(K, O) contiguous transpose of `linear`, for a table shared by all folds and examples."""
-        return self.linear[0, 0].T.contiguous()
+        if "linear" in self.__dict__ and not self.log.requires_grad:
+            return self.linear[0, 0].T.contiguous()
+        found: Tensor = _Columns.apply(self.log, self.shift)
+        return found
 
     @cached_property
     def factor(self) -> Tensor:
@@ -112,7 +115,9 @@ class Weights:
     @cached_property
     def log_row_sums(self) -> Tensor:
         """(G, A, O) log of the sum of each row: the value of an input whose variable is missing."""
-        total = self.linear.sum(-1)
+        # Where columns are at hand no second table is made.
+        has_columns = "columns" in self.__dict__
+        total = self.columns.sum(0)[None, None] if has_columns else self.linear.sum(-1)
         dead = total == 0
         log = torch.where(dead, 1.0, total).log().masked_fill(dead, -torch.inf)
         return log if self.shift is None else log + self.shift
@@ -139,6 +144,33 @@ class EdgeWeights:
 
 
 AnyWeights = Weights | EdgeWeights
+
+
+class _Columns(torch.autograd.Function):
+    """(K, O) exp(log - shift) of one (1, 1, O, K) table, transposed: no other table is made.
+
+    Many sums read the columns, each with a backward of its own, so nothing here is let go after
+    the first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log: Tensor, shift: Tensor | None) -> Tensor:
+        ctx.log, ctx.shift = log, shift
+        columns = log.new_empty(log.shape[:1:-1])
+        columns.copy_(log[0, 0].T)
+        if shift is not None:
+            columns -= shift[0, 0]
+        columns.exp_()
+        ctx.columns = columns.detach()
+        return columns
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        columns = ctx.columns
+        if torch.is_grad_enabled():
+            log = ctx.log if ctx.shift is None else ctx.log - ctx.shift[..., None]
+            columns = log[0, 0].T.exp()
+        return (gradients[0] * columns).T[None, None], None
 
 
 class Step(NamedTuple):

@@ -13,6 +13,7 @@ from pcircuits.queries.information import (
     most_informative,
     mutual_information,
 )
+from pcircuits.queries.input_values import log_input_values
 from pcircuits.queries.likelihood import conditional_log_likelihood, log_evidence, log_likelihood
 from pcircuits.queries.map import MapResult, map
 from pcircuits.queries.marginals import (
@@ -53,6 +54,7 @@ __all__ = [
     "leave_one_out",
     "log_conditional",
     "log_evidence",
+    "log_input_values",
     "log_leave_one_out",
     "log_likelihood",
     "map",

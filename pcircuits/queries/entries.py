@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import InputLayer
-from pcircuits.execute.weights import Weights, entry_chunks, log_matmul_transposed, shifted_exp
+from pcircuits.execute.listed import listed_products
+from pcircuits.execute.weights import Weights, log_matmul_transposed
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def _listed(layer: InputLayer, weights: Weights, pairs: Pairs) -> Tensor:
         missing = listed >= layer.num_categories
         listed = listed.masked_fill(missing, 0)
     if has_shared_table(weights):
-        found = _listed_shared(weights, pairs.messages, listed)
+        found = listed_products(weights, pairs.messages, listed)
     else:
         groups, batch = weights.log.shape[:2]
         fold, example = (
@@ -102,43 +102,3 @@ def _listed(layer: InputLayer, weights: Weights, pairs: Pairs) -> Tensor:
         table = Weights(columns.transpose(1, 2)[None])
         found = log_matmul_transposed(pairs.messages[None], table)[0]
     return found if missing is None else found.masked_fill(missing, -torch.inf)
-
-
-def _listed_shared(weights: Weights, messages: Tensor, listed: Tensor) -> Tensor:
-    """Inner products with the columns of one table, without a copy of them."""
-    x = messages if weights.shift is None else messages + weights.shift[0, 0]
-    e, top = shifted_exp(x)
-    total = _gathered_products(e, weights.columns, listed)
-    if total.numel() == 0 or float(total.amin()) > weights.floor:
-        return total.log_().add_(top)
-    low = total <= weights.floor
-    found = total.masked_fill(low, 1.0).log() + top
-    # Underflow is possible here: a log-sum-exp over these entries' own terms.
-    for row, place in entry_chunks(low.nonzero(as_tuple=True), x.shape[1]):
-        terms = messages[row] + weights.log[0, 0][:, listed[row, place]].T
-        found[row, place] = terms.logsumexp(-1)
-    return found
-
-
-def _gathered_products(x: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-    """(n, k) sum_u x[n, u] table[rows[n, j], u]."""
-    if not x.is_cuda:
-        # Imported where it is used: numba takes a second to import.
-        from pcircuits.execute.numba.gather import gathered_products
-
-        return gathered_products(x, table, rows)
-    # The gradient of `embedding_bag` with respect to its weights of samples, by the operation that
-    # autograd calls for it: nothing is copied.
-    num, listed = rows.shape
-    first, bag = _bags(num, listed, rows.device)
-    found: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        x, table, rows.reshape(-1).contiguous(), first, bag, 0
-    )
-    return found.view(num, listed)
-
-
-@lru_cache(maxsize=2)
-def _bags(num: int, listed: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """First entry of each bag, and the bag of each entry."""
-    bags = torch.arange(num, device=device)
-    return bags * listed, bags.repeat_interleave(listed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from pcircuits.execute.layers import log_sum
 from pcircuits.execute.outward import messages
 from pcircuits.execute.prepare import PreparedParameters
 from pcircuits.execute.weights import Weights, log_matmul_transposed
+from pcircuits.queries.entries import Pairs, category_weights, has_shared_table
 from pcircuits.queries.likelihood import require_possible
 
 
@@ -104,31 +106,84 @@ def leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) -> Ten
     return log_leave_one_out(plan, parameters, evidence).exp()
 
 
-def log_leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
-    """Logarithm of `leave_one_out`, (B, L, V): the downward messages through the input tables.
+def log_leave_one_out(
+    plan: Plan, parameters: Parameters, evidence: Evidence, categories: Tensor | None = None
+) -> Tensor:
+    """Logarithm of `leave_one_out`: the downward messages through the input tables.
 
-    Differentiable where the parameters or potentials are. See `leave_one_out`.
+    Differentiable where the parameters or potentials are.
+
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights by name.
+        evidence: Evidence of any kind.
+        categories: (B, L, k) integers, the categories that are asked for; default all. Of a table
+            that all variables share only the listed columns are read.
+
+    Returns:
+        (B, L, V), or (B, L, k) of the listed categories; normalised over all V.
+
+    Raises:
+        EvidenceError: As `leave_one_out`.
     """
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence)
+    listed = None if categories is None else categories.long().transpose(0, 1)
+    if listed is not None:
+        _take_columns(plan, prepared)
     values, latent = all_values(plan, prepared, evidence)
-    down = messages(plan, values, latent, prepared.weights)
-    by_variable: list[list[Tensor]] = [[] for _ in range(plan.num_variables)]
-    for i, message in down.items():
-        layer = plan.layers[i]
-        assert isinstance(layer, InputLayer)
+    through: list[tuple[np.ndarray, Tensor]] = []
+    totals: list[tuple[np.ndarray, Tensor]] = []
+    for i, message in messages(plan, values, latent, prepared.weights).items():
+        layer, own = plan.layers[i], prepared.weights[i]
+        assert isinstance(layer, InputLayer) and isinstance(own, Weights)
+        through.append((layer.variables, _through(plan, layer, own, message, listed)))
+        totals.append((layer.variables, log_sum(message + own.log_row_sums)))
+    length = plan.num_variables
+    return _normalised(_by_variable(through, length), _by_variable(totals, length))
+
+
+def _take_columns(plan: Plan, prepared: PreparedParameters) -> None:
+    """Has tables that all share laid out by columns, from which then also row sums are taken."""
+    for i in plan.input_layers:
         own = prepared.weights[i]
-        assert isinstance(own, Weights)
-        through = log_matmul_transposed(message, own)
+        if isinstance(own, Weights) and has_shared_table(own):
+            _ = own.columns
+
+
+def _through(
+    plan: Plan, layer: InputLayer, weights: Weights, message: Tensor, listed: Tensor | None
+) -> Tensor:
+    """(F, B, V or k) what messages (F, B, K) to inputs say of the categories."""
+    if listed is None:
+        found = log_matmul_transposed(message, weights)
         missing = plan.num_categories - layer.num_categories
-        through = torch.nn.functional.pad(through, (0, missing), value=-torch.inf)
-        if len(down) == 1 and len(layer.variables) == plan.num_variables:
-            order = torch.as_tensor(layer.variables.argsort(), device=through.device)
-            return _normalised(through[order].transpose(0, 1))
-        for variable, row in zip(layer.variables.tolist(), through, strict=True):
-            by_variable[variable].append(row)
-    rows = [part[0] if len(part) == 1 else log_sum(torch.stack(part, -1)) for part in by_variable]
-    return _normalised(torch.stack(rows, dim=1))
+        padded: Tensor = torch.nn.functional.pad(found, (0, missing), value=-torch.inf)
+        return padded
+    folds, batch = message.shape[:2]
+    asked = listed[torch.as_tensor(layer.variables, device=listed.device)]
+    pairs = Pairs(
+        np.arange(folds).repeat(batch),
+        np.tile(np.arange(batch), folds),
+        message.flatten(0, 1),
+        asked.flatten(0, 1),
+    )
+    return category_weights(layer, weights, pairs).view(folds, batch, -1)
+
+
+def _by_variable(parts: Sequence[tuple[np.ndarray, Tensor]], length: int) -> Tensor:
+    """(B, L, ...) of (F, B, ...) for the variables of each layer's inputs; several add up."""
+    variables, found = parts[0]
+    if len(parts) == 1 and len(variables) == length:
+        order = torch.as_tensor(variables.argsort(), device=found.device)
+        return found[order].transpose(0, 1)
+    rows: list[list[Tensor]] = [[] for _ in range(length)]
+    for variables, found in parts:
+        for variable, row in zip(variables.tolist(), found, strict=True):
+            rows[variable].append(row)
+    return torch.stack(
+        [own[0] if len(own) == 1 else log_sum(torch.stack(own, -1)) for own in rows], dim=1
+    )
 
 
 def latent_marginals(
@@ -211,8 +266,7 @@ def _latent_probes(
     ]
 
 
-def _normalised(log: Tensor) -> Tensor:
-    total = log_sum(log)
+def _normalised(log: Tensor, total: Tensor) -> Tensor:
     dead = (total.detach() == -torch.inf).nonzero()
     if len(dead):
         row, variable = dead[0].tolist()

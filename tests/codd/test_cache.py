@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 import codd
+from codd.coupling.targets import list_top
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import CheckpointError, ConfigError
 from codd.training import cache_writer
 from codd.training.cache import CacheLayout, CacheSettings, DenoiserCache, shard_path
-from codd.training.cache_writer import list_top, plan_cache, write_cache
+from codd.training.cache_writer import plan_cache, write_cache
 from tests.support.interrupt import interrupt_during
 
 V, LENGTH = 11, 12
@@ -148,18 +149,20 @@ def test_processes_share_the_shards(tmp_path: Path) -> None:
 
 def test_the_true_token_is_listed_and_the_rest_counted() -> None:
     logits = torch.tensor([[[0.0, 1.0, 2.0, 3.0]]], dtype=torch.float32)
-    categories, listed, omitted = list_top(logits, torch.tensor([[0]]), 2)
+    listed, lists = list_top(logits.log_softmax(-1), 2, include=torch.tensor([[0]]))
 
-    assert categories.tolist() == [[[3, 0]]]
+    assert lists.categories.tolist() == [[[3, 0]]]
     probabilities = logits.softmax(-1)[0, 0]
     torch.testing.assert_close(listed.exp()[0, 0], probabilities[[3, 0]])
-    torch.testing.assert_close(omitted.exp()[0, 0], probabilities[[1, 2]].sum())
+    torch.testing.assert_close(lists.omitted()[0, 0], probabilities[[1, 2]].sum())
+    torch.testing.assert_close(lists.log_ceiling.exp()[0, 0], probabilities[2])
 
 
 def test_nothing_is_omitted_when_all_are_listed() -> None:
-    _, listed, omitted = list_top(torch.randn(2, 3, 5), torch.zeros(2, 3).long(), 5)
+    log_probs = torch.randn(2, 3, 5).log_softmax(-1)
+    listed, lists = list_top(log_probs, 5, include=torch.zeros(2, 3).long())
 
-    assert (omitted == -torch.inf).all()
+    assert (lists.omitted() == 0).all()
     torch.testing.assert_close(listed.logsumexp(-1), torch.zeros(2, 3), atol=1e-6, rtol=0)
 
 

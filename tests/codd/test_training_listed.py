@@ -9,13 +9,13 @@ import torch
 
 import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings, couple
+from codd.coupling.targets import list_top
 from codd.errors import CouplingError
 from codd.training.cache import CachedBatch
-from codd.training.cache_writer import list_top
-from codd.training.listed import listed_log_prob, omitted_mass
+from codd.training.listed import listed_distribution, omitted_mass
 
 V, WINDOW, B = 5, 4, 3
-ALL = [CouplingSettings("factorised"), CouplingSettings("product"), CouplingSettings("copula")]
+ALL = [CouplingSettings(kind) for kind in ("factorised", "product", "local", "copula")]
 
 
 def circuit() -> pc.CircuitModel:
@@ -28,10 +28,11 @@ def batch(top_k: int) -> tuple[CachedBatch, torch.Tensor]:
     logits = torch.randn(B, WINDOW, V, generator=generator)
     tokens = torch.randint(V, (B, WINDOW), generator=generator)
     masked = torch.tensor([[True, True, False, True], [True] * 4, [False, True, False, False]])
-    categories, log_probs, omitted = list_top(logits, tokens, top_k)
     full = logits.double().log_softmax(-1)
-    log_probs = full.gather(-1, categories)
-    return CachedBatch(tokens, masked, categories, log_probs, omitted, None), full
+    log_probs, listing = list_top(full, top_k, include=tokens)
+    return CachedBatch(
+        tokens, masked, listing.categories, log_probs, listing.log_omitted, None
+    ), full
 
 
 @pytest.mark.parametrize("settings", ALL, ids=lambda s: s.kind)
@@ -40,7 +41,7 @@ def test_all_categories_listed_is_the_coupling_itself(settings: CouplingSettings
     parameters = model.log_parameters()
     exact = couple(settings, model.plan, parameters, full, rows.tokens, ~rows.masked)
 
-    found = listed_log_prob(settings, model.plan, parameters, rows)
+    found = listed_distribution(settings, model.plan, parameters, rows).log_prob(rows.tokens)
 
     torch.testing.assert_close(found, exact.log_prob(rows.tokens))
 
@@ -52,7 +53,9 @@ def test_gradients_are_the_couplings_own(settings: CouplingSettings) -> None:
         model, (rows, full) = circuit(), batch(V)
         parameters = model.log_parameters()
         if is_listed:
-            found = listed_log_prob(settings, model.plan, parameters, rows)
+            found = listed_distribution(settings, model.plan, parameters, rows).log_prob(
+                rows.tokens
+            )
         else:
             exact = couple(settings, model.plan, parameters, full, rows.tokens, ~rows.masked)
             found = exact.log_prob(rows.tokens)
@@ -64,7 +67,9 @@ def test_gradients_are_the_couplings_own(settings: CouplingSettings) -> None:
 
 def test_a_short_list_equals_enumeration() -> None:
     model, (rows, full) = circuit(), batch(3)
-    found = listed_log_prob(ALL[1], model.plan, model.log_parameters(), rows)
+    found = listed_distribution(ALL[1], model.plan, model.log_parameters(), rows).log_prob(
+        rows.tokens
+    )
 
     for row in range(B):
         worlds = torch.tensor(list(itertools.product(range(V), repeat=WINDOW)))
@@ -95,4 +100,4 @@ def test_a_contradiction_is_told() -> None:
     model.set_probabilities({"emission": emission})
 
     with pytest.raises(CouplingError, match="contradicts"):
-        listed_log_prob(ALL[2], model.plan, model.log_parameters(), rows)
+        listed_distribution(ALL[-1], model.plan, model.log_parameters(), rows)

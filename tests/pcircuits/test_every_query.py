@@ -31,7 +31,14 @@ CIRCUITS = int(os.environ.get("PCIRCUITS_CIRCUITS", "0"))
 MOST_WORLDS = {2: 2**12, 3: 3**7}
 
 # Compared with another query in a test of its own, or no query of any circuit.
-ELSEWHERE = {"log_leave_one_out", "captured_step", "chain_latents", "chain_passes", "is_chain"}
+ELSEWHERE = {
+    "log_leave_one_out",
+    "log_input_values",
+    "captured_step",
+    "chain_latents",
+    "chain_passes",
+    "is_chain",
+}
 
 families = pc.families
 Make = Callable[..., pc.Circuit]

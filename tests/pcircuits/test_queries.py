@@ -21,7 +21,7 @@ from tests.support.circuits import (
     parameters_of,
     random_log_weights,
 )
-from tests.support.enumeration import Enumeration, enumerate_worlds
+from tests.support.enumeration import Enumeration, enumerate_worlds, input_values
 from tests.support.evidence import (
     Case,
     cases,
@@ -83,6 +83,41 @@ def test_leave_one_out_equals_enumeration(case: Case) -> None:
     found = pc.queries.leave_one_out(plan, case.parameters, case.evidence)
 
     np.testing.assert_allclose(found.numpy(), expected[defined], **EXACT)
+
+
+@given(cases(zeros=False), SEEDS)
+def test_listed_leave_one_out_is_that_of_all_categories(case: Case, seed: int) -> None:
+    plan = pc.compile_circuit(case.circuit)
+    whole = pc.queries.log_leave_one_out(plan, case.parameters, case.evidence)
+    generator = torch.Generator().manual_seed(seed)
+    listed = torch.randint(whole.shape[2], (*whole.shape[:2], 3), generator=generator)
+
+    found = pc.queries.log_leave_one_out(plan, case.parameters, case.evidence, listed)
+
+    torch.testing.assert_close(found, whole.gather(2, listed), rtol=1e-9, atol=1e-9)
+
+
+@given(cases(zeros=False, max_batch=2))
+@settings(max_examples=15)
+def test_listed_leave_one_out_is_differentiable(case: Case) -> None:
+    def listed(plan: pc.Plan, parameters: object, evidence: pc.Evidence) -> torch.Tensor:
+        shape = (evidence.batch_size, plan.num_variables, 2)
+        categories = torch.arange(2).expand(shape) % plan.num_categories
+        return pc.queries.log_leave_one_out(plan, parameters, evidence, categories)
+
+    _check_gradients(listed, case)
+
+
+@given(cases())
+@settings(max_examples=60)
+def test_input_values_are_sums_over_their_categories(case: Case) -> None:
+    plan = pc.compile_circuit(case.circuit)
+    found = pc.queries.log_input_values(plan, case.parameters, case.evidence)
+    expected = input_values(case.circuit, case.parameters, case.evidence)
+
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value.exp().numpy(), expected[name], **EXACT)
 
 
 @given(cases(), SEEDS)

@@ -91,15 +91,8 @@ def enumerate_worlds(
         evidence: The evidence.
     """
     worlds = np.array(list(itertools.product(*map(range, circuit.categories))))
-    shapes = circuit.parameter_shapes
-    linear = {name: np.exp(_numbers(tensor)) for name, tensor in parameters.items()}
-    batched = {name: array.ndim > len(shapes[name]) for name, array in linear.items()}
-    batch = max(
-        [evidence.batch_size, *(len(array) for name, array in linear.items() if batched[name])]
-    )
     weights, factors = [], []
-    for example in range(batch):
-        own = {name: array[example] if batched[name] else array for name, array in linear.items()}
+    for example, own in enumerate(_linear_by_example(circuit, parameters, evidence)):
         latent = {
             name: np.exp(_row(tensor, example))
             for name, tensor in (evidence.latent_log_potentials or {}).items()
@@ -107,6 +100,40 @@ def enumerate_worlds(
         weights.append(_world_weights(circuit, own, latent, worlds))
         factors.append(_world_factors(circuit, evidence, example, worlds))
     return Enumeration(worlds, np.array(weights), np.array(factors), circuit.num_categories)
+
+
+def input_values(
+    circuit: pc.Circuit, parameters: Mapping[str, Tensor], evidence: pc.Evidence
+) -> dict[str, Array]:
+    """Name of each input -> (B, K) sums of its categories' weights times the evidence's factors."""
+    examples = _linear_by_example(circuit, parameters, evidence)
+    return {
+        name: np.array(
+            [
+                _own_weight(circuit, own, node)
+                @ _factor(evidence, example, node.variable, node.num_categories)
+                for example, own in enumerate(examples)
+            ]
+        )
+        for node, name in circuit.node_names.items()
+        if isinstance(node, pc.Input)
+    }
+
+
+def _linear_by_example(
+    circuit: pc.Circuit, parameters: Mapping[str, Tensor], evidence: pc.Evidence
+) -> list[dict[str, Array]]:
+    """Name -> weights as numbers, for each example of the evidence or the parameters."""
+    shapes = circuit.parameter_shapes
+    linear = {name: np.exp(_numbers(tensor)) for name, tensor in parameters.items()}
+    batched = {name: array.ndim > len(shapes[name]) for name, array in linear.items()}
+    batch = max(
+        [evidence.batch_size, *(len(array) for name, array in linear.items() if batched[name])]
+    )
+    return [
+        {name: array[example] if batched[name] else array for name, array in linear.items()}
+        for example in range(batch)
+    ]
 
 
 def _numbers(tensor: Tensor) -> Array:

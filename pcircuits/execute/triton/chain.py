@@ -90,6 +90,11 @@ class TritonChain:
                 outside = outside + latent.transpose(0, 1)
         return TritonMessages(kept, leaves, right, outside, log_value)
 
+    def leaves(self, window: ChainWindow) -> Tensor:
+        """See `ChainPasses.leaves`."""
+        with on_device(self._log.device):
+            return self._leaves(window, soft=True)[1].transpose(0, 1)
+
     def marginals(self, window: ChainWindow, messages: ChainMessages) -> Tensor:
         """See `ChainPasses.marginals`."""
         assert isinstance(messages, TritonMessages) and messages.soft is not None

@@ -1,0 +1,125 @@
+"""The denoiser's own output as a distribution: no circuit, independent tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from codd.coupling.conditioner import Reconditioner, TokenConditioner
+from codd.coupling.targets import Listing
+from codd.coupling.window import check_window, free_sum, taken
+
+
+@dataclass(frozen=True, eq=False)
+class FactorisedDistribution:
+    """The denoiser's own output: independent tokens.
+
+    Args:
+        log_probs: (B, W, V) normalised log-probabilities; with `listing` (B, W, J), which are
+            normalised here.
+        values: (B, W) tokens.
+        observed: (B, W) bool.
+        valid: (B, W) bool, False at padding, which is no token at all; None = all valid.
+        listing: The tokens that `log_probs` speaks of; None = all.
+        vocabulary_size: V; with `listing` only.
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    observed: Tensor
+    valid: Tensor | None = None
+    listing: Listing | None = field(default=None, kw_only=True)
+    vocabulary_size: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_window(
+            self.log_probs,
+            self.values,
+            self.observed,
+            self.valid,
+            self.listing,
+            self.num_categories,
+        )
+        if self.listing is not None:
+            object.__setattr__(self, "log_probs", self.log_probs.log_softmax(-1))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of windows B."""
+        return self.log_probs.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Tokens in a window W."""
+        return self.log_probs.shape[1]
+
+    @property
+    def num_categories(self) -> int:
+        """Number of categories V."""
+        return self.log_probs.shape[2] if self.listing is None else self.vocabulary_size
+
+    @property
+    def log_partition(self) -> Tensor:
+        """(B,) zeros: the factors are normalised."""
+        return self.log_probs.new_zeros(self.batch_size)
+
+    @property
+    def omitted_mass(self) -> Tensor:
+        """(B,) probability that some masked token is one that is not listed; exact."""
+        if self.listing is None:
+            return self.log_probs.new_zeros(self.batch_size)
+        kept = torch.log1p(-self.listing.omitted()).masked_fill(self.observed, 0.0)
+        if self.valid is not None:
+            kept = kept.masked_fill(~self.valid, 0.0)
+        return -torch.expm1(kept.sum(-1))
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """(B,) zeros: the marginals are their targets."""
+        return self.log_probs.new_zeros(self.batch_size)
+
+    def log_prob(self, tokens: Tensor) -> Tensor:
+        """(B,) log-probability of the masked tokens of (B, W) given the visible ones."""
+        each = taken(self.log_probs, tokens, self.listing)
+        return free_sum(each, tokens, self.values, self.observed, self.valid)
+
+    def marginals(self) -> Tensor:
+        """(B, W, V) the denoiser's probabilities; one-hot where observed."""
+        inside = self.values.masked_fill(~self.observed, 0).long()
+        one_hot = torch.nn.functional.one_hot(inside, self.num_categories).to(self.log_probs)
+        probs = self.log_probs.exp()
+        if self.listing is not None:
+            probs = self.listing.spread(probs, self.num_categories)
+        return torch.where(self.observed[..., None], one_hot, probs)
+
+    def sample(
+        self,
+        num_samples: int = 1,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(B, num_samples, W) independent tokens, each tempered; observed ones are kept."""
+        logits = self.log_probs[:, None].expand(-1, num_samples, -1, -1)
+        if temperature > 0:
+            noise = torch.empty(logits.shape).to(logits).exponential_(generator=generator)
+            logits = logits / temperature - noise.log()
+        drawn = logits.argmax(-1)
+        if self.listing is not None:
+            listed = self.listing.categories[:, None].expand(logits.shape)
+            drawn = listed.gather(-1, drawn[..., None])[..., 0]
+        return torch.where(self.observed[:, None], self.values[:, None], drawn)
+
+    def mutual_information(self) -> Tensor:
+        """(B, W, W) entropies on the diagonal, zero elsewhere."""
+        return torch.diag_embed(torch.special.entr(self.marginals()).sum(-1))
+
+    def condition(self, tokens: Tensor, observed: Tensor) -> FactorisedDistribution:
+        """The same distribution given more tokens."""
+        return replace(self, values=tokens, observed=observed)
+
+    def conditioner(self) -> TokenConditioner:
+        """The same distribution, to fix tokens one by one; it stays as it is."""
+        return Reconditioner(self)

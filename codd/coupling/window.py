@@ -1,0 +1,119 @@
+"""What is known of a window: the checks of its tensors, and the evidence that they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import pcircuits as pc
+from codd.coupling.targets import Listing
+from codd.errors import CouplingError
+
+
+def window_evidence(
+    log_potentials: Tensor | None,
+    values: Tensor,
+    observed: Tensor,
+    latent: dict[str, Tensor] | None,
+    valid: Tensor | None,
+    listing: Listing | None,
+    num_categories: int,
+) -> pc.Evidence:
+    """Evidence of a window: visible tokens, potentials at masked ones, nothing at padding.
+
+    Without potentials masked tokens are summed out, as padding always is. That takes all tokens,
+    so where there is padding lists are laid out over all of them.
+    """
+    if log_potentials is None:
+        return pc.Evidence(values, observed, latent_log_potentials=latent)
+    if listing is not None and (valid is None or bool(valid.all())):
+        return pc.Evidence(values, observed, log_potentials, latent, listing.categories)
+    if listing is not None:
+        shape = (*log_potentials.shape[:2], num_categories)
+        nothing = log_potentials.new_full(shape, -torch.inf)
+        log_potentials = nothing.scatter(2, listing.categories, log_potentials)
+    if valid is not None:
+        log_potentials = log_potentials.masked_fill(~valid[..., None], 0.0)
+    return pc.Evidence(values, observed, log_potentials, latent)
+
+
+def check_window(
+    log_potentials: Tensor,
+    values: Tensor,
+    observed: Tensor,
+    valid: Tensor | None,
+    listing: Listing | None,
+    num_categories: int,
+) -> None:
+    """Checks that the tensors of a window of tokens 0 .. num_categories - 1 fit together.
+
+    Raises:
+        CouplingError: If shapes differ, a visible token is out of range or padding is observed.
+    """
+    if log_potentials.ndim != 3:
+        raise CouplingError(
+            f"log-potentials must be (B, W, V); found shape {tuple(log_potentials.shape)}"
+        )
+    if listing is not None and listing.categories.shape != log_potentials.shape:
+        raise CouplingError(
+            f"the lists have shape {tuple(listing.categories.shape)}; log-potentials of listed "
+            f"tokens need the same, found {tuple(log_potentials.shape)}"
+        )
+    for name, tensor in (("values", values), ("observed", observed), ("valid", valid)):
+        if tensor is not None and tensor.shape != log_potentials.shape[:2]:
+            raise CouplingError(
+                f"{name} has shape {tuple(tensor.shape)}; "
+                f"log-potentials need {tuple(log_potentials.shape[:2])}"
+            )
+    outside = ((values < 0) | (values >= num_categories)) & observed
+    if bool(outside.any()):
+        row, position = outside.nonzero()[0].tolist()
+        raise CouplingError(
+            f"visible token [{row}, {position}] is {int(values[row, position])}; "
+            f"expected 0 .. {num_categories - 1}"
+        )
+    if valid is not None and bool((observed & ~valid).any()):
+        row, position = (observed & ~valid).nonzero()[0].tolist()
+        raise CouplingError(f"position [{row}, {position}] is padding and observed; expected one")
+
+
+def check_circuit(plan: pc.Plan, log_potentials: Tensor, listing: Listing | None) -> None:
+    """Checks that a circuit is about such windows.
+
+    Raises:
+        CouplingError: If its numbers of variables or categories differ.
+    """
+    width = plan.num_categories if listing is not None else log_potentials.shape[2]
+    if (plan.num_variables, plan.num_categories) != (log_potentials.shape[1], width):
+        raise CouplingError(
+            f"the circuit has {plan.num_variables} variables of {plan.num_categories} categories; "
+            f"the window has {log_potentials.shape[1]} tokens of {width}"
+        )
+
+
+def taken(log_potentials: Tensor, tokens: Tensor, listing: Listing | None) -> Tensor:
+    """(B, W) potentials of tokens (B, W); -inf where they are not listed.
+
+    Raises:
+        CouplingError: If shapes differ.
+    """
+    if tokens.shape != log_potentials.shape[:2]:
+        raise CouplingError(
+            f"tokens have shape {tuple(tokens.shape)}; expected {tuple(log_potentials.shape[:2])}"
+        )
+    if listing is None:
+        inside = tokens.clamp(0, log_potentials.shape[2] - 1).long()
+        return log_potentials.gather(2, inside[..., None])[..., 0]
+    place, is_there = listing.place(tokens)
+    found = log_potentials.gather(2, place[..., None])[..., 0]
+    return found.masked_fill(~is_there, -torch.inf)
+
+
+def free_sum(
+    each: Tensor, tokens: Tensor, values: Tensor, observed: Tensor, valid: Tensor | None
+) -> Tensor:
+    """(B,) sum over the masked positions; -inf where tokens contradict the visible ones."""
+    each = each.masked_fill(observed, 0.0)
+    if valid is not None:
+        each = each.masked_fill(~valid, 0.0)
+    return each.sum(-1).masked_fill(((tokens != values) & observed).any(-1), -torch.inf)
