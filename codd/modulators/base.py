@@ -45,38 +45,40 @@ class Modulator(Protocol):
         """
 
 
-def position_nodes(plan: pc.Plan) -> tuple[str, ...]:
-    """For each variable the name of its input node, or of what mixes its inputs unit by unit.
+def position_nodes(plan: pc.Plan) -> tuple[tuple[str, ...], ...]:
+    """For each variable the names of its input nodes, or of what mixes them unit by unit.
 
     For a hidden Markov model that is the emission of its position: potentials there weight the
-    hidden states.
+    hidden states. A circuit with several splits of its variables has an input for each.
 
     Args:
         plan: The circuit.
 
     Raises:
-        ConfigError: If those nodes differ in their numbers of units.
+        ConfigError: If variables differ in their numbers of units.
     """
-    found: dict[int, str] = {}
-    sizes: dict[int, int] = {}
+    found: list[dict[object, str]] = [{} for _ in range(plan.num_variables)]
     leaves: set[object] = set()
     for node, name in plan.circuit.node_names.items():
         mixes = isinstance(node, pc.Sum) and node.mixing and leaves.issuperset(node.children)
         if mixes or isinstance(node, pc.Input):
             leaves.add(node)
-            variable = next(iter(node.scope))
-            found[variable], sizes[variable] = name, node.num_units
-    if len(set(sizes.values())) != 1:
+            own = found[next(iter(node.scope))]
+            for child in node.children if isinstance(node, pc.Sum) else ():
+                own.pop(child, None)
+            own[node] = name
+    nodes = tuple(tuple(own.values()) for own in found)
+    sizes = {sum(num_units(plan, name) for name in names) for names in nodes}
+    if len(sizes) != 1:
         raise ConfigError(
-            f"a modulator needs equally many units at every variable; "
-            f"found {sorted(set(sizes.values()))}"
+            f"a modulator needs equally many units at every variable; found {sorted(sizes)}"
         )
-    return tuple(found[variable] for variable in range(plan.num_variables))
+    return nodes
 
 
-def num_position_units(plan: pc.Plan) -> int:
-    """Number of units K of the nodes that `position_nodes` names."""
-    layer, _ = plan.places[position_nodes(plan)[0]]
+def num_units(plan: pc.Plan, name: str) -> int:
+    """Number of units K of a node."""
+    layer, _ = plan.places[name]
     return plan.layers[layer].num_units
 
 

@@ -35,7 +35,7 @@ def _distribution(kind: str, *, coupling: str, edit: object = None) -> tuple[obj
     return found, modulator
 
 
-@pytest.mark.parametrize("coupling", ["product", "copula"])
+@pytest.mark.parametrize("coupling", ["product", "local", "copula"])
 def test_a_new_latent_head_changes_nothing(coupling: str) -> None:
     tokens = torch.where(small_case().observed, small_case().values, 1)
     static, _ = _distribution("static", coupling=coupling)
@@ -56,7 +56,7 @@ def test_a_new_parametric_head_is_near_the_static_circuit_and_closed_gates_reach
     torch.testing.assert_close(exact.log_prob(tokens), static.log_prob(tokens))
 
 
-@pytest.mark.parametrize("coupling", ["product", "copula"])
+@pytest.mark.parametrize("coupling", ["product", "local", "copula"])
 def test_open_gates_are_the_factorised_output(coupling: str) -> None:
     tokens = torch.where(small_case().observed, small_case().values, 1)
     factorised, _ = _distribution("static", coupling="factorised")
@@ -89,7 +89,7 @@ def test_latent_potentials_on_one_path_are_the_factorised_output() -> None:
 
 
 @pytest.mark.parametrize("kind", ["latent", "parametric"])
-@pytest.mark.parametrize("coupling", ["product", "copula"])
+@pytest.mark.parametrize("coupling", ["product", "local", "copula"])
 def test_training_moves_every_part(kind: str, coupling: str) -> None:
     """The start is no saddle: after one step every weight has a gradient."""
     tokens = torch.where(small_case().observed, small_case().values, 1)
@@ -123,7 +123,17 @@ def test_training_moves_every_part(kind: str, coupling: str) -> None:
 def test_position_nodes_are_the_topmost_of_their_variable() -> None:
     for family in (pc.families.hmm, pc.families.gated_hmm):
         plan = pc.compile_circuit(family(3, 2, 4))
-        assert position_nodes(plan) == ("state_0", "state_1", "state_2")
+        assert position_nodes(plan) == (("state_0",), ("state_1",), ("state_2",))
+
+
+def test_all_inputs_of_a_position_are_conditioned() -> None:
+    second = pc.compile_circuit(pc.families.higher_order_hmm(3, 2, 2, 4))
+    assert position_nodes(second)[1] == ("state_1_0", "state_1_1")
+    modulator = codd.make_modulator("latent", second, HIDDEN)
+    torch.nn.init.normal_(modulator.head.up.weight)
+    latent = modulator(torch.randn(5, 3, HIDDEN), {}).latent
+    assert latent is not None and len(latent) == 6
+    assert all(own.shape == (5, 1) and own.abs().sum() > 0 for own in latent.values())
 
 
 def test_misfits_are_named() -> None:
