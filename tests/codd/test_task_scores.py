@@ -154,8 +154,9 @@ def test_bootstrap_by_enumeration() -> None:
     def share(rows: torch.Tensor) -> float:
         return float(values[rows].mean())
 
-    wide, narrow = (bootstrap(share, 2, confidence=c) for c in (0.95, 0.4))
+    wide, less, narrow = (bootstrap(share, 2, confidence=c) for c in (0.95, 0.6, 0.4))
     assert (wide.value, wide.low, wide.high) == (0.5, 0.0, 1.0)
+    assert (less.low, less.high) == (0.0, 1.0)  # a fifth on either side, less than a quarter
     assert (narrow.low, narrow.high) == (0.5, 0.5)
     alone = bootstrap(share, 1)
     assert alone.value == 0.0 and math.isnan(alone.low) and math.isnan(alone.high)
