@@ -9,7 +9,7 @@ from codd.errors import ConfigError
 from codd.training.loop import Schedule
 
 Precision = Literal["bfloat16", "float32"]
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _POSITIVE = (
     "steps",
     "batch_size",
@@ -99,15 +99,15 @@ class DenoiserTraining:
                 f"block_length: expected at most window_length = {self.window_length}, "
                 f"found {self.block_length}"
             )
-        if self.precision not in _DTYPES:
+        if self.precision not in DTYPES:
             raise ConfigError(
-                f"precision: expected one of {list(_DTYPES)}, found {self.precision!r}"
+                f"precision: expected one of {list(DTYPES)}, found {self.precision!r}"
             )
 
     @property
     def dtype(self) -> torch.dtype:
         """The number type that `precision` names."""
-        return _DTYPES[self.precision]
+        return DTYPES[self.precision]
 
     @property
     def schedule(self) -> Schedule:

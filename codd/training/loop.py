@@ -138,6 +138,7 @@ def optimise(
     *,
     title: str,
     resume: bool = False,
+    stop_every: int = 1,
     group: dist.ProcessGroup | None = None,
     log: Callable[[HistoryEntry], None] | None = None,
     show_progress: bool = True,
@@ -156,6 +157,7 @@ def optimise(
         identity: JSON values that must be equal for a checkpoint to belong to this run.
         title: Shown beside the progress bar.
         resume: Continue from the checkpoint in `folder` if there is one.
+        stop_every: An interrupt ends the run after a multiple of so many steps only.
         group: Processes that train together; all are given the first one's initial parameters
             and end with the same. The first writes checkpoints, to a folder that all can read.
         log: Called with every validation, by the first process only.
@@ -177,7 +179,9 @@ def optimise(
     bar = progress_bar(title, run, schedule.steps, shown=show_progress and leads)
     with pc.stop_on_interrupt() as stop, bar as report:
         saved = run.step
-        while run.step < schedule.steps and not run.processes.any(stop.requested):
+        while run.step < schedule.steps:
+            if run.step % stop_every == 0 and run.processes.any(stop.requested):
+                break
             run.take_step(losses_at)
             if run.step == schedule.steps or run.step % schedule.validate_every == 0:
                 run.validate(validate)
