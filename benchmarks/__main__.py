@@ -17,6 +17,7 @@ import torch
 from benchmarks.any_order import run_any_order
 from benchmarks.cases import StepSizes
 from benchmarks.compare import Settings, run_compare
+from benchmarks.cost.options import add_cost
 from benchmarks.decoding_step import run_decoding_step
 from benchmarks.density_command import add_density, run_density
 from benchmarks.execution import WrongResultError, run_execution
@@ -57,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     if options.benchmark == "density":
         return run_density(options)
+    if options.benchmark == "cost":
+        # Imported here: it needs the other package, and the other benchmarks do not.
+        from benchmarks.cost.command import run_cost
+
+        return run_cost(options)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("benchmarks: this PyTorch sees no CUDA device", file=sys.stderr)
         return 2
@@ -210,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         own.add_argument("--rounds", type=positive, default=command.rounds)
         command.options(own)
     add_density(commands)
+    add_cost(commands)
     description = "tables and pictures of all results in a folder"
     report = commands.add_parser("report", help=description, description=description)
     report.add_argument("folder", type=Path)

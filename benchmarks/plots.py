@@ -1,4 +1,4 @@
-"""Pictures of comparisons and sweeps, as SVG."""
+"""Pictures of comparisons, sweeps and costs, as SVG."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from benchmarks.cost.picture import cost_figure
 from benchmarks.peers import BESIDE_MARGINALS, OURS
 from benchmarks.tables import Report
 
@@ -24,6 +25,8 @@ def draw(report: Report, stem: Path) -> list[Path]:
     """
     if report["benchmark"] == "compare" and report["entries"]:
         return [_save(_comparison(report), stem.with_suffix(".svg"))]
+    if report["benchmark"] == "cost" and report["points"]:
+        return [_save(cost_figure(report), stem.with_suffix(".svg"))]
     if report["benchmark"] == "scaling" and report["sweeps"]:
         return [_save(_scaling(report), stem.with_suffix(".svg"))]
     return []

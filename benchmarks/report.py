@@ -9,12 +9,14 @@ from pathlib import Path
 
 from benchmarks import any_order, full_size_table, irregular, plots, scalar_graph, tables
 from benchmarks.comparison_tables import comparison, scaling
+from benchmarks.cost.table import cost_table
 from benchmarks.coupling_tables import coupling_step
 from benchmarks.tables import Report
 
 # Benchmark -> report -> Markdown; other commands add theirs here.
 TABLES: dict[str, Callable[[Report], str]] = {
     "compare": comparison,
+    "cost": cost_table,
     "scaling": scaling,
     "coupling-step": coupling_step,
     "irregular": irregular.table,

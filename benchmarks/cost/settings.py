@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from codd.denoisers.transformer import TransformerConfig
 from codd.evaluation.tasks.arithmetic import QUESTION_LENGTH, SOLUTION_LENGTH
@@ -14,10 +15,12 @@ from codd.training.loop import Schedule
 
 LENGTH = QUESTION_LENGTH + SOLUTION_LENGTH
 _BASE = DenoiserTraining(
-    steps=2000,
+    steps=1500,
+    batch_size=32,
     window_length=LENGTH,
     block_length=SOLUTION_LENGTH,
-    prompt_fraction=0.9,
+    prompt_fraction=1.0,
+    warmup_plain=1.0,
     warmup_steps=100,
     validate_every=250,
     checkpoint_every=250,
@@ -91,7 +94,7 @@ class CostSettings:
 def quick_settings() -> CostSettings:
     """Tiny sizes, to see that everything runs."""
     full = CostSettings()
-    short = {"validate_every": 2, "checkpoint_every": 2}
+    short: dict[str, Any] = {"validate_every": 2, "checkpoint_every": 2}
     return replace(
         full,
         train_problems=64,

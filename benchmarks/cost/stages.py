@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,18 +26,19 @@ from codd.evaluation.tasks.arithmetic import (
     SOLUTION_LENGTH,
     Problem,
     arithmetic_vocabulary,
-    encode_problems,
     make_problems,
+    row_text,
 )
 from codd.model import CoupledModel
 from codd.modulators.registry import make_modulator
 from codd.training.circuit_loop import starting_circuit, train_circuit
+from codd.training.corpus import Corpus
 from codd.training.coupling_loop import train_coupling
 from codd.training.denoiser_loop import train_denoiser
 from codd.training.grpo import train_grpo
 from codd.training.grpo_config import RewardedPrompts
 from codd.training.loop import HistoryEntry, Outcome
-from codd.training.windows import TokenRows
+from codd.training.windows import encode_rows
 
 FACTORISED = CouplingSettings("factorised")
 
@@ -90,12 +93,17 @@ class Tasks:
     @cached_property
     def rows(self) -> dict[str, Tensor]:
         """Split -> (N, L) ids."""
-        return {s: encode_problems(p, self.vocabulary) for s, p in self.problems.items()}
+        return {
+            split: encode_rows([row_text(problem) for problem in problems], self.vocabulary)
+            for split, problems in self.problems.items()
+        }
 
     @cached_property
-    def data(self) -> TokenRows:
-        """What is learned from."""
-        return TokenRows(self.rows["train"], self.rows["valid"], "arithmetic word problems")
+    def corpus(self) -> Corpus:
+        """All problems as text."""
+        texts = {s: tuple(row_text(p) for p in problems) for s, problems in self.problems.items()}
+        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+        return Corpus(**texts, sha256=digest, source="arithmetic word problems", rows=True)
 
     def questions(self, split: str) -> list[Tensor]:
         """(P,) ids of each question."""
@@ -135,7 +143,7 @@ class Stages:
         """The denoiser that all comparisons start from."""
         own, vocabulary = self.settings, self.tasks.vocabulary
         trained = train_denoiser(
-            self.tasks.data,
+            self.tasks.corpus,
             vocabulary,
             own.network(vocabulary.size),
             own.denoiser,
@@ -268,6 +276,7 @@ class Stages:
     def _circuit(self, steps: int) -> pc.CircuitModel:
         own, name = self.settings, f"em-{steps}"
         solutions = {s: rows[:, QUESTION_LENGTH:] for s, rows in self.tasks.rows.items()}
+        log = self._log(name)  # from here on: counting the contexts to start from costs time too
         circuit = starting_circuit(
             solutions["train"], SOLUTION_LENGTH, own.circuit.num_states, self.tasks.vocabulary.size
         )
@@ -279,7 +288,7 @@ class Stages:
             self.root / name,
             self._identity("circuit"),
             resume=True,
-            log=self._log(name),
+            log=log,
             show_progress=False,
         )
         self._finished(outcome.step, steps)
@@ -311,7 +320,7 @@ class Stages:
         training = asdict(self.settings.denoiser)
         return {
             "kind": f"cost-{kind}",
-            "problems": self.tasks.data.sha256,
+            "problems": self.tasks.corpus.sha256,
             "denoiser": {
                 "width": self.settings.width,
                 "layers": self.settings.layers,

@@ -74,7 +74,7 @@ def train_grpo(
     denoiser.requires_grad_()
     named = dict(denoiser.named_parameters())
     outcome = optimise(
-        tuner.loss_at,
+        lambda step: [tuner.loss_at(step)],
         lambda: -_mean_reward(denoiser, valid, training, schedule.seed),
         [Group(named, training.learning_rate)],
         schedule,

@@ -10,13 +10,14 @@ from codd.errors import ConfigError
 from codd.evaluation.tasks.arithmetic import (
     QUESTION_LENGTH,
     SOLUTION_LENGTH,
-    SPLITS,
     Problem,
     arithmetic_vocabulary,
-    encode_problems,
     make_problems,
     read_answer,
+    row_text,
 )
+from codd.evaluation.tasks.base import SPLITS
+from codd.training.windows import encode_rows
 
 PROBLEMS = {split: make_problems(split, 400) for split in SPLITS}
 VOCABULARY = arithmetic_vocabulary()
@@ -69,7 +70,7 @@ def test_solutions_are_written_in_many_ways() -> None:
 
 def test_rows_hold_question_and_solution_in_their_fields() -> None:
     problems = PROBLEMS["train"]
-    rows = encode_problems(problems, VOCABULARY)
+    rows = encode_rows([row_text(p) for p in problems], VOCABULARY)
     assert rows.shape == (400, QUESTION_LENGTH + SOLUTION_LENGTH)
     for problem, row in zip(problems, rows, strict=True):
         asked = VOCABULARY.decode(row[:QUESTION_LENGTH])
