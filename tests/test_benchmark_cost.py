@@ -136,6 +136,7 @@ def _point(method: str, operations: float, valid: float, test: float) -> dict[st
 
 REPORT = {
     "settings": {"shares": [4, 8]},
+    "grpo_learning_rate": 3e-4,
     "denoiser": {
         "parameters": 10,
         "operations": 1e12,

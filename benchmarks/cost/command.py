@@ -60,10 +60,13 @@ def measure_cost(settings: CostSettings, work: Path, out: Path) -> dict[str, Any
             "one_token_a_step": judge.one_at_a_time(stages.base()),
         },
         "points": [],
+        "grpo_learning_rate": None,
     }
     for trained in _models(stages, settings):
         for share in settings.shares if trained.share is None else (trained.share,):
             report["points"].append(judge.point(trained, share))
+        if trained.method == "grpo":
+            report["grpo_learning_rate"] = stages.reinforcement_rate
         _say(f"measured: {trained.method}, {trained.label}")
         write_report(out, report)
         draw(report, out.with_suffix(""))

@@ -15,8 +15,8 @@ from codd.training.loop import Schedule
 
 LENGTH = QUESTION_LENGTH + SOLUTION_LENGTH
 _BASE = DenoiserTraining(
-    steps=1500,
-    batch_size=32,
+    steps=3000,
+    batch_size=64,
     window_length=LENGTH,
     block_length=SOLUTION_LENGTH,
     prompt_fraction=1.0,
@@ -32,9 +32,9 @@ _HEAD = CouplingTraining(prompt_fraction=1.0)
 _HEAD_SCHEDULE = Schedule(
     100, warmup_steps=10, ema_decay=0.98, validate_every=50, checkpoint_every=50
 )
-_GRPO = GRPOTraining(SOLUTION_LENGTH, 1, kl_weight=0.0, learning_rate=3e-4, precision="bfloat16")
+_GRPO = GRPOTraining(SOLUTION_LENGTH, 1, kl_weight=0.0, precision="bfloat16")
 _GRPO_SCHEDULE = Schedule(
-    200, warmup_steps=5, final_fraction=1.0, ema_decay=0.0, validate_every=50, checkpoint_every=50
+    200, warmup_steps=5, final_fraction=1.0, ema_decay=0.0, validate_every=25, checkpoint_every=25
 )
 _TUNING = CouplingTraining(
     batch_size=64, prompt_fraction=1.0, modulator_learning_rate=0, denoiser_learning_rate=3e-4
@@ -60,8 +60,11 @@ class CostSettings:
         em_steps: Mini-batches of EM, a run for each.
         head: How the latent head is trained on the longest of these runs.
         head_schedule: How long.
-        grpo: How the denoiser is tuned by reinforcement; `decoding_steps` are the target's.
+        grpo: How the denoiser is tuned by reinforcement; `decoding_steps` and `learning_rate` are
+            replaced.
         grpo_schedule: How long; each validation is a point of the curve.
+        grpo_rates: Learning rates, tried on the fewest steps and compared on validation problems.
+        grpo_trial: Updates of a trial.
         tuning: How it is tuned on the worked solutions instead, the control.
         tuning_schedule: How long; each validation is a point of the curve.
         shares: Steps of decoding are so many times fewer than tokens, a panel each.
@@ -71,9 +74,9 @@ class CostSettings:
     train_problems: int = 40_000
     valid_problems: int = 256
     test_problems: int = 1000
-    width: int = 96
+    width: int = 128
     layers: int = 4
-    heads: int = 2
+    heads: int = 4
     denoiser: DenoiserTraining = _BASE
     circuit: CircuitTraining = _CIRCUIT
     em_steps: tuple[int, ...] = (10, 40, 160)
@@ -81,6 +84,8 @@ class CostSettings:
     head_schedule: Schedule = _HEAD_SCHEDULE
     grpo: GRPOTraining = _GRPO
     grpo_schedule: Schedule = _GRPO_SCHEDULE
+    grpo_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    grpo_trial: int = 50
     tuning: CouplingTraining = _TUNING
     tuning_schedule: Schedule = _TUNING_SCHEDULE
     shares: tuple[int, ...] = (4, 8, 16)
@@ -109,6 +114,8 @@ def quick_settings() -> CostSettings:
         head_schedule=replace(full.head_schedule, steps=2, warmup_steps=1, **short),
         grpo=replace(full.grpo, prompts_per_step=2, group_size=2, validation_prompts=4),
         grpo_schedule=replace(full.grpo_schedule, steps=2, warmup_steps=1, **short),
+        grpo_rates=(1e-3, 1e-4),
+        grpo_trial=2,
         tuning=replace(full.tuning, batch_size=4, validation_windows=4),
         tuning_schedule=replace(full.tuning_schedule, steps=2, warmup_steps=1, **short),
         shares=(8, 16),

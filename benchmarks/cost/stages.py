@@ -36,11 +36,12 @@ from codd.training.corpus import Corpus
 from codd.training.coupling_loop import train_coupling
 from codd.training.denoiser_loop import train_denoiser
 from codd.training.grpo import train_grpo
-from codd.training.grpo_config import RewardedPrompts
-from codd.training.loop import HistoryEntry, Outcome
+from codd.training.grpo_config import GRPOTraining, RewardedPrompts
+from codd.training.loop import HistoryEntry, Outcome, Schedule
 from codd.training.windows import encode_rows
 
 FACTORISED = CouplingSettings("factorised")
+Log = Callable[[HistoryEntry], None]
 
 
 @dataclass(frozen=True)
@@ -197,33 +198,60 @@ class Stages:
 
     def tuned_by_reinforcement(self, share: int) -> Iterator[Trained]:
         """The denoiser along its tuning for one number of steps."""
-        own, name = self.settings, f"grpo-{share}"
-        training = replace(own.grpo, decoding_steps=SOLUTION_LENGTH // share)
-        denoiser = copy.deepcopy(self.denoiser)
+        denoiser, name = copy.deepcopy(self.denoiser), f"grpo-{share}"
+        training = self._reinforcement(share, self.reinforcement_rate)
 
-        def tune(log: Callable[[HistoryEntry], None]) -> Outcome:
-            return train_grpo(
-                denoiser,
-                self.tasks.rewarded("train"),
-                self.tasks.rewarded("valid"),
-                training,
-                own.grpo_schedule,
-                self.root / name,
-                self._identity("grpo"),
-                resume=True,
-                log=log,
-                show_progress=False,
-            )
+        def tune(log: Log) -> Outcome:
+            return self._reinforce(denoiser, name, training, self.settings.grpo_schedule, log)
 
         once = operations.grpo_update(denoiser.config, training)
         yield from self._along("grpo", name, denoiser, tune, once, share)
+
+    @cached_property
+    def reinforcement_rate(self) -> float:
+        """The learning rate after which most validation problems are solved in the fewest steps."""
+        own, share = self.settings, max(self.settings.shares)
+        schedule = replace(own.grpo_schedule, steps=own.grpo_trial)
+        solved = {}
+        for rate in own.grpo_rates:
+            name, training = f"grpo-trial-{rate:g}", self._reinforcement(share, rate)
+            denoiser = copy.deepcopy(self.denoiser)
+            outcome = self._reinforce(denoiser, name, training, schedule, self._log(name))
+            self._finished(outcome.step, schedule.steps)
+            solved[rate] = -outcome.history[-1].valid_loss
+        return max(solved, key=lambda rate: solved[rate])
+
+    def _reinforcement(self, share: int, rate: float) -> GRPOTraining:
+        steps = SOLUTION_LENGTH // share
+        return replace(self.settings.grpo, decoding_steps=steps, learning_rate=rate)
+
+    def _reinforce(
+        self,
+        denoiser: TransformerDenoiser,
+        name: str,
+        training: GRPOTraining,
+        schedule: Schedule,
+        log: Log,
+    ) -> Outcome:
+        return train_grpo(
+            denoiser,
+            self.tasks.rewarded("train"),
+            self.tasks.rewarded("valid"),
+            training,
+            schedule,
+            self.root / name,
+            self._identity("grpo"),
+            resume=True,
+            log=log,
+            show_progress=False,
+        )
 
     def tuned_on_solutions(self) -> Iterator[Trained]:
         """The denoiser along further training on solutions, the control."""
         own, denoiser = self.settings, copy.deepcopy(self.denoiser)
         model = self._uncoupled(denoiser)
 
-        def tune(log: Callable[[HistoryEntry], None]) -> Outcome:
+        def tune(log: Log) -> Outcome:
             return train_coupling(
                 model,
                 self.tasks.rows["train"],
@@ -251,7 +279,7 @@ class Stages:
         method: str,
         name: str,
         denoiser: TransformerDenoiser,
-        tune: Callable[[Callable[[HistoryEntry], None]], Outcome],
+        tune: Callable[[Log], Outcome],
         once: float,
         share: int | None,
     ) -> Iterator[Trained]:
@@ -329,7 +357,7 @@ class Stages:
             "circuit": circuit,
         }
 
-    def _log(self, name: str) -> Callable[[HistoryEntry], None]:
+    def _log(self, name: str) -> Log:
         clock = ProcessorClock(self.root / name / "processor-seconds.json")
 
         def log(entry: HistoryEntry) -> None:

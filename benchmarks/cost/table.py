@@ -24,6 +24,8 @@ def cost_table(report: Report) -> str:
     ]
     for point in sorted(report["points"], key=lambda p: p["share"]):
         lines.append("| " + " | ".join(_cells(point)) + " |")
+    if report["grpo_learning_rate"] is not None:
+        lines += ["", f"Learning rate of GRPO, chosen in trials: {report['grpo_learning_rate']:g}."]
     return "\n".join([*lines, "", *(finding(report, share) for share in shares_of(report))])
 
 

@@ -5,8 +5,8 @@ or without words before, between and after the steps, and with summands in eithe
 moves all later tokens, so tokens that are written in parallel have to agree on one: a digit of one
 way beside a word of another is no solution.
 
-    Ann has 34 figs, buys 7, loses 5. Left?
-    First, 7+34=41; 41-5=36 figs. #### 36
+    Ann has 7 bags of 6 figs, loses 5. Left?
+    First, 6*7=42; 42-5=37 figs. #### 37
 
 A token is a word, a digit or a sign; spaces are none.
 """
@@ -188,34 +188,30 @@ def _bucket(kind: int, case: _Case) -> int:
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100
 
 
-def _large(source: random.Random) -> int:
-    return source.randint(10, 49)
-
-
-def _small(source: random.Random) -> int:
+def _digit(source: random.Random) -> int:
     return source.randint(2, 9)
 
 
 def _buys(source: random.Random) -> _Case:
-    x, y, z = _large(source), _small(source), _small(source)
+    x, y, z = (_digit(source) for _ in range(3))
     text = f"{{name}} has {x} {{thing}}, buys {y}, loses {z}. Left?"
     return _Case(text, _Step(x, "+", y), _Step(x + y, "-", z))
 
 
 def _finds(source: random.Random) -> _Case:
-    x, y, z = _large(source), _small(source), _small(source)
+    x, y, z = 10 + _digit(source), _digit(source), _digit(source)
     text = f"{{name}} has {x} {{thing}}, loses {y}, finds {z}. Now?"
     return _Case(text, _Step(x, "-", y), _Step(x - y, "+", z))
 
 
 def _bags(source: random.Random) -> _Case:
-    x, y, z = _small(source), _small(source), _small(source)
+    x, y, z = (_digit(source) for _ in range(3))
     text = f"{{name}} has {x} bags of {y} {{thing}}, loses {z}. Left?"
     return _Case(text, _Step(x, "*", y), _Step(x * y, "-", z))
 
 
 def _boxes(source: random.Random) -> _Case:
-    x, y, z = _small(source), _small(source), _small(source)
+    x, y, z = (_digit(source) for _ in range(3))
     text = f"{{name}} has {x} boxes of {y} {{thing}} and {z} more. In all?"
     return _Case(text, _Step(x, "*", y), _Step(x * y, "+", z))
 
