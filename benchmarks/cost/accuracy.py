@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.cost.notes import Notes
 from benchmarks.cost.settings import CostSettings
-from benchmarks.cost.stages import Tasks, Trained
+from benchmarks.cost.stages import Trained
+from benchmarks.cost.tasks import Tasks
 from codd.decoding.loop import generate
 from codd.evaluation.statistics import mean
 from codd.evaluation.tasks.arithmetic import SOLUTION_LENGTH

@@ -14,7 +14,8 @@ import torch
 from benchmarks.cost.accuracy import Judge
 from benchmarks.cost.notes import Notes
 from benchmarks.cost.settings import CostSettings, quick_settings
-from benchmarks.cost.stages import Stages, Tasks, Trained
+from benchmarks.cost.stages import Stages, Trained
+from benchmarks.cost.tasks import Tasks
 from benchmarks.measure import describe_machine
 from benchmarks.plots import draw
 from benchmarks.report import markdown, write_report

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -12,33 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import pcircuits as pc
 from benchmarks.cost import operations
 from benchmarks.cost.notes import ProcessorClock
 from benchmarks.cost.settings import CostSettings
+from benchmarks.cost.tasks import Tasks
 from codd.checkpoint import load_checkpoint, save_checkpoint
 from codd.coupling.couplings import CouplingSettings
 from codd.denoisers.transformer import TransformerDenoiser
-from codd.evaluation.tasks.arithmetic import (
-    QUESTION_LENGTH,
-    SOLUTION_LENGTH,
-    Problem,
-    arithmetic_vocabulary,
-    make_problems,
-    row_text,
-)
+from codd.evaluation.tasks.arithmetic import QUESTION_LENGTH, SOLUTION_LENGTH
 from codd.model import CoupledModel
 from codd.modulators.registry import make_modulator
 from codd.training.circuit_loop import starting_circuit, train_circuit
-from codd.training.corpus import Corpus
 from codd.training.coupling_loop import train_coupling
 from codd.training.denoiser_loop import train_denoiser
 from codd.training.grpo import train_grpo
-from codd.training.grpo_config import GRPOTraining, RewardedPrompts
+from codd.training.grpo_config import GRPOTraining
 from codd.training.loop import HistoryEntry, Outcome, Schedule
-from codd.training.windows import encode_rows
 
 FACTORISED = CouplingSettings("factorised")
 Log = Callable[[HistoryEntry], None]
@@ -63,64 +52,6 @@ class Trained:
     operations: float
     seconds: float
     share: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Tasks:
-    """Problems of all splits with their token rows.
-
-    Attributes:
-        settings: How many.
-    """
-
-    settings: CostSettings
-
-    @cached_property
-    def vocabulary(self) -> Any:
-        """Words, digits and signs."""
-        return arithmetic_vocabulary()
-
-    @cached_property
-    def problems(self) -> dict[str, list[Problem]]:
-        """Split -> problems."""
-        own = self.settings
-        counts = {
-            "train": own.train_problems,
-            "valid": own.valid_problems,
-            "test": own.test_problems,
-        }
-        return {split: make_problems(split, count) for split, count in counts.items()}
-
-    @cached_property
-    def rows(self) -> dict[str, Tensor]:
-        """Split -> (N, L) ids."""
-        return {
-            split: encode_rows([row_text(problem) for problem in problems], self.vocabulary)
-            for split, problems in self.problems.items()
-        }
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        """All problems as text."""
-        texts = {s: tuple(row_text(p) for p in problems) for s, problems in self.problems.items()}
-        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-        return Corpus(**texts, sha256=digest, source="arithmetic word problems", rows=True)
-
-    def questions(self, split: str) -> list[Tensor]:
-        """(P,) ids of each question."""
-        return list(self.rows[split][:, :QUESTION_LENGTH])
-
-    def solved(self, split: str, which: Tensor, completions: Tensor) -> Tensor:
-        """(B,) 1 where a completion answers its problem, else 0."""
-        problems = self.problems[split]
-        pairs = zip(which.tolist(), completions, strict=True)
-        return torch.tensor(
-            [float(problems[i].is_solved_by(self.vocabulary.decode(row))) for i, row in pairs]
-        )
-
-    def rewarded(self, split: str) -> RewardedPrompts:
-        """Questions, and 1 for a right answer."""
-        return RewardedPrompts(self.questions(split), lambda w, c: self.solved(split, w, c))
 
 
 @dataclass(frozen=True, eq=False)
