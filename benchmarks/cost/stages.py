@@ -29,7 +29,6 @@ from codd.training.grpo import train_grpo
 from codd.training.grpo_config import GRPOTraining
 from codd.training.loop import HistoryEntry, Outcome, Schedule
 
-FACTORISED = CouplingSettings("factorised")
 Log = Callable[[HistoryEntry], None]
 
 
@@ -105,9 +104,8 @@ class Stages:
     def heads(self) -> Iterator[Trained]:
         """The longest run's circuit with a latent head on the denoiser's hidden states."""
         own, steps = self.settings, self.settings.em_steps[-1]
-        circuit = self._circuit(steps)
+        circuit, schedule = self._circuit(steps), own.head_schedule
         model = self._coupled(circuit, "latent")
-        schedule = own.head_schedule
         outcome = train_coupling(
             model,
             self.tasks.rows["train"],
@@ -153,8 +151,8 @@ class Stages:
         return max(solved, key=lambda rate: solved[rate])
 
     def _reinforcement(self, share: int, rate: float) -> GRPOTraining:
-        steps = SOLUTION_LENGTH // share
-        return replace(self.settings.grpo, decoding_steps=steps, learning_rate=rate)
+        own, steps = self.settings.grpo, SOLUTION_LENGTH // share
+        return replace(own, decoding_steps=steps, learning_rate=rate)
 
     def _reinforce(
         self,
@@ -219,8 +217,7 @@ class Stages:
 
         def keep(entry: HistoryEntry) -> None:
             log(entry)
-            weights = {n: p for n, p in denoiser.state_dict().items()}
-            save_checkpoint(self.root / f"{name}-{entry.step}", weights, {"step": entry.step})
+            save_checkpoint(self.root / f"{name}-{entry.step}", denoiser.state_dict(), {})
 
         outcome = tune(keep)
         steps = [entry.step for entry in outcome.history]
@@ -228,8 +225,7 @@ class Stages:
         for step in steps:
             then = copy.deepcopy(self.denoiser)
             then.load_state_dict(load_checkpoint(self.root / f"{name}-{step}").tensors)
-            seconds = self._seconds(name, step)
-            model = self._uncoupled(then)
+            model, seconds = self._uncoupled(then), self._seconds(name, step)
             yield Trained(method, f"{step} updates", model, once * step, seconds, share)
 
     def _circuit(self, steps: int) -> pc.CircuitModel:
@@ -263,16 +259,12 @@ class Stages:
 
     def _uncoupled(self, denoiser: TransformerDenoiser) -> CoupledModel:
         """A model whose circuit, of one state, is never asked."""
-        size = self.tasks.vocabulary.size
-        circuit = pc.CircuitModel(pc.families.hmm(SOLUTION_LENGTH, 1, size), seed=0)
+        vocabulary = self.tasks.vocabulary
+        circuit = pc.CircuitModel(pc.families.hmm(SOLUTION_LENGTH, 1, vocabulary.size), seed=0)
         made = make_modulator("static", circuit.plan, denoiser.hidden_size, rank=1)
+        off = CouplingSettings("factorised")
         return CoupledModel(
-            denoiser,
-            circuit,
-            made,
-            self.tasks.vocabulary,
-            settings=FACTORISED,
-            block_length=SOLUTION_LENGTH,
+            denoiser, circuit, made, vocabulary, settings=off, block_length=SOLUTION_LENGTH
         )
 
     def _identity(self, kind: str, circuit: dict[str, Any] | None = None) -> dict[str, Any]:
