@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
+from pcircuits.execute.fused.arenas import Arenas, Sizes
 from pcircuits.execute.fused.blas import address_of
-from pcircuits.execute.fused.forward import Kept, arenas
+from pcircuits.execute.fused.forward import Kept
+from pcircuits.execute.fused.kernels import divide
 from pcircuits.execute.fused.program import Program, Run
 from pcircuits.execute.fused.runs import Down, descend
 from pcircuits.execute.fused.tables import TableGradient, Tables
@@ -55,11 +57,14 @@ def gradients(
     Returns:
         Of each table, the gradient of its log-weights, summed over the sums that have it.
     """
-    batch, total = len(gradient), evaluated.total
-    layout = program.reused
-    flows = arenas(layout.folds, program, batch, gradient)
+    batch, layout = len(gradient), program.reused
+    # Of a sum's products the gradients are there for a moment; their parts are not used.
+    sizes = Sizes.of(program, layout.folds, program.product_folds_at_once, batch, gradient.dtype)
+    room = Arenas(sizes)
+    flows = room.values
     first = int(layout.firsts[-1][-1]) * batch
-    flows[1][first : first + batch, 0] = gradient / total.masked_fill(total == 0, 1.0)
+    given = np.ascontiguousarray(gradient.numpy())
+    divide(given, evaluated.total, flows[1][first : first + batch, 0])
     down = {
         units: _down(program, evaluated, units, leaf_flows[units], own)
         for units, own in flows.items()
@@ -71,23 +76,25 @@ def gradients(
     addresses = np.array([0 if own is None else own.address for own in collectors])
     steps = zip(program.runs, program.kept.factors, layout.factors, layout.firsts, strict=True)
     for run, places, flow_places, firsts in reversed(list(steps)):
-        like = run.like
-        if like.pairs:
-            table, collector = weights[run.tables[0]], collectors[run.tables[0]]
+        if len(run.units) > 1:
+            own, table, collector = run.sums[0], weights[run.tables[0]], collectors[run.tables[0]]
             assert isinstance(table, Weights)
-            u = flows[like.num_units][firsts[0] * batch :][: like.num_folds * batch]
-            both, adds = (places[0], flow_places[0]), bool(run.adds[0])
-            pairs.backward(like, both, down, table, u, collector, adds)
+            rows = slice(firsts[0] * batch, (firsts[0] + own.num_folds) * batch)
+            u = torch.from_numpy(flows[own.num_units][rows])
+            both = (run.factors_of(places, 0), run.factors_of(flow_places, 0))
+            pairs.backward(own, both, down, table, u, collector, bool(run.adds[0]))
             continue
+        (units,) = run.units
         of_run = (tables.addresses, tables.strides, addresses)
+        outs = room.addresses[run.arenas] + firsts * batch * run.num_units * flows[units].itemsize
         _descend(
             run,
             tuple(own[run.tables] for own in of_run),
             evaluated,
             (places, flow_places),
-            flows[like.num_units].numpy(),
-            firsts * batch,
-            down[like.units[0]],
+            outs,
+            room.products[units],
+            down[units],
         )
     return [None if own is None else own.total() for own in collectors]
 
@@ -97,37 +104,49 @@ def _descend(
     tables: tuple[np.ndarray, ...],
     evaluated: Kept,
     places: tuple[np.ndarray, np.ndarray],
-    u: np.ndarray,
-    firsts: np.ndarray,
+    outs: np.ndarray,
+    back: np.ndarray,
     down: Down,
 ) -> None:
-    """Gives the gradients of a run of sums to what they read, and to their weights."""
-    (units,), batch = run.like.units, len(evaluated.total)
-    products, parts = evaluated.products[units], evaluated.parts[units]
-    back = products.new_empty((run.like.num_folds * batch, units))
+    """Gives the gradients of a run of sums to what they read, and to their weights.
+
+    Args:
+        run: The run.
+        tables: Addresses and strides of the sums' tables, and addresses of their gradients.
+        evaluated: What the evaluation kept.
+        places: Places of the sums' factors, and of their gradients.
+        outs: (S,) addresses of the gradients of the sums.
+        back: Room for the gradients of the products of one sum.
+        down: The arenas of what is read.
+    """
+    (units,), arenas = run.units, evaluated.arenas
+    products, parts, batch = arenas.products[units], arenas.parts[units], arenas.sizes.batch
     stops = np.array([own.layer in evaluated.exact for own in run.sums])
     fixed: tuple[Any, ...] = (
-        *(address_of(products.dtype), *tables, run.adds, u, firsts, back.numpy()),
-        *(products.numpy(), parts.numpy(), run.products * batch, *places, batch, *down, stops),
+        *(address_of(arenas.sizes.dtype), *tables, run.adds, outs, run.num_units, back),
+        *(products, parts, run.products * batch, *places, run.shapes, run.starts),
+        *(batch, *down, stops),
     )
     at = len(run.sums)
     while True:
         at = descend(*(*fixed, at))
         if at < 0:
             return
-        exact = evaluated.exact[run.sums[at].layer]
-        _give_exactly(exact, places[1][at] - down.leaf_folds, back, down)
+        own = run.sums[at]
+        to = run.factors_of(places[1], at) - down.leaf_folds
+        of_sum = torch.from_numpy(back[: own.num_folds * batch])
+        _give_exactly(evaluated.exact[own.layer], to, of_sum, down)
 
 
 def _down(
-    program: Program, evaluated: Kept, units: int, leaf_flows: LeafFlows, flows: Tensor
+    program: Program, evaluated: Kept, units: int, leaf_flows: LeafFlows, flows: np.ndarray
 ) -> Down:
-    inputs, values = evaluated.inputs[units], evaluated.values[units]
+    inputs, values = evaluated.inputs[units], evaluated.arenas.values[units]
     return Down(
         *(inputs.values.numpy(), inputs.rows, program.input_folds[units]),
         *(leaf_flows.mode, leaf_flows.values.numpy(), leaf_flows.rows),
-        *(values.numpy(), np.arange(len(values))),
-        flows.numpy(),
+        *(values, np.arange(len(values))),
+        flows,
     )
 
 

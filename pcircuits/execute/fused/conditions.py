@@ -70,7 +70,7 @@ def sum_weights(program: Program, prepared: PreparedParameters) -> SumWeights:
         tables = tuple(prepared.weights[layer] for layer in program.tables)
         against = _against(tables)
         floors = () if against else _floors(program, tables)
-        if any(own[0] > _LARGEST_FLOOR for own in floors):
+        if any(own.max() > _LARGEST_FLOOR for own in floors):
             against = "the weights are of very different sizes"
         found = _FOUND[prepared] = SumWeights(tables, against, floors)
     return found
@@ -93,10 +93,8 @@ def _floors(program: Program, tables: tuple[AnyWeights, ...]) -> tuple[np.ndarra
     high = max(0.0, *(high for _, high in extremes))
     smallest = torch.finfo(tables[0].log.dtype).tiny / _LOST * math.exp(-low)
     return tuple(
-        np.full(
-            len(run.sums), smallest * run.like.units[0] * math.exp(high * len(run.like.factors))
-        )
-        if not run.like.pairs
-        else np.zeros(1)
+        np.zeros(1)
+        if len(run.units) > 1
+        else smallest * run.units[0] * np.exp(high * run.shapes[:, 0])
         for run in program.runs
     )

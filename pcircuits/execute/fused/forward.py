@@ -8,7 +8,7 @@ is that of evaluation in log space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
+from pcircuits.execute.fused.arenas import Arenas, Sizes
 from pcircuits.execute.fused.blas import address_of
+from pcircuits.execute.fused.kernels import logarithms
 from pcircuits.execute.fused.program import FusedSum, Program, Run
 from pcircuits.execute.fused.rows import InputRows, input_rows
 from pcircuits.execute.fused.runs import ascend
@@ -31,38 +33,38 @@ class Kept:
 
     Attributes:
         inputs: Units K -> rows of the inputs.
-        values: Units -> (N, K) rows of the sums, divided by exp of their scales; no rows where
-            the program does not reread them.
-        products: Units -> (P, K) rows of elementwise products, divided by their sums.
-        parts: Units -> (P,) what they were multiplied with for it.
-        total: (B,) the root's value, divided by exp of its scale.
+        arenas: Rows of the sums, which are only those of the last ones where the program does not
+            reread them, and of the products.
+        root: Row of the root's first example.
         exact: Sum layer -> rows of its products with the part NaN, and for each factor the (n, K)
             products divided by its values.
     """
 
     inputs: Mapping[int, InputRows]
-    values: Mapping[int, Tensor]
-    products: Mapping[int, Tensor]
-    parts: Mapping[int, Tensor]
-    total: Tensor
+    arenas: Arenas
+    root: int
     exact: Mapping[int, tuple[Tensor, ...]]
+
+    @property
+    def total(self) -> np.ndarray:
+        """(B,) the root's value, divided by exp of its scale."""
+        return self.arenas.values[1][self.root : self.root + self.arenas.sizes.batch, 0]
 
     def pack(self) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Kept]]:
         """Its tensors, and what makes it from them again, which holds on to none of them."""
-        units, sizes = list(self.values), {i: len(own) for i, own in self.exact.items()}
-        rows = {i: replace(own, values=own.values[:0]) for i, own in self.inputs.items()}
-        tensors = [own.values for own in self.inputs.values()]
-        for arena in (self.values, self.products, self.parts):
-            tensors += [arena[i] for i in units]
-        tensors += [self.total, *(tensor for own in self.exact.values() for tensor in own)]
+        sizes, root = self.arenas.sizes, self.root
+        rows = {i: own.holding(own.values[:0]) for i, own in self.inputs.items()}
+        counts = {i: len(own) for i, own in self.exact.items()}
+        tensors = [torch.from_numpy(self.arenas.block)]
+        tensors += [own.values for own in self.inputs.values()]
+        tensors += [tensor for own in self.exact.values() for tensor in own]
 
         def unpack(saved: Sequence[Tensor]) -> Kept:
-            left = iter(saved)
-            inputs = {i: replace(own, values=next(left)) for i, own in rows.items()}
-            values, products, parts = ({i: next(left) for i in units} for _ in range(3))
-            total = next(left)
-            exact = {i: tuple(next(left) for _ in range(size)) for i, size in sizes.items()}
-            return Kept(inputs, values, products, parts, total, exact)
+            block, *others = saved
+            left = iter(others)
+            inputs = {i: own.holding(next(left)) for i, own in rows.items()}
+            exact = {i: tuple(next(left) for _ in range(count)) for i, count in counts.items()}
+            return Kept(inputs, Arenas(sizes, block.numpy()), root, exact)
 
         return tensors, unpack
 
@@ -90,57 +92,59 @@ class Evaluation:
         self._program, self._readings, self._weights = program, readings, weights
         self._floors, self._keep = floors, keep
         self._batch = batch = next(iter(readings.values())).batch_size
-        self._like = like = weights[0].log.detach()
+        self._like = weights[0].log.detach()
         self._layout = program.kept if keep and program.rereads else program.reused
-        self._inputs = input_rows(program, readings, like)
-        self._values = arenas(self._layout.folds, program, batch, like)
-        self._scales = {units: np.empty(len(own)) for units, own in self._values.items()}
+        self._inputs = input_rows(program, readings, self._like)
         folds = program.product_folds if keep else program.product_folds_at_once
-        self._products = arenas(folds, program, batch, like)
-        self._parts = {units: like.new_empty(len(own)) for units, own in self._products.items()}
+        dtype = self._like.dtype
+        self._arenas = Arenas(Sizes.of(program, self._layout.folds, folds, batch, dtype))
         self._exact: dict[int, tuple[Tensor, ...]] = {}
         self._logs: dict[int, Tensor] = {}
 
     def kept(self) -> Kept:
         """What the gradient needs, once it has run."""
-        values = self._values
-        if not self._program.rereads:
-            values = {units: own[:0] for units, own in values.items()}
-        root = self._root().clone()
-        return Kept(self._inputs, values, self._products, self._parts, root, self._exact)
+        return Kept(self._inputs, self._arenas, self._root_rows().start, self._exact)
 
     def run(self) -> Tensor:
         """(B,) log-values of the root."""
+        own = self._arenas
         arrays = {
             units: (
-                *(own.values.numpy(), own.scales, own.rows, self._program.input_folds[units]),
-                *(self._values[units].numpy(), self._scales[units]),
-                np.arange(len(self._values[units])),
+                *(inputs.values.numpy(), inputs.scales, inputs.rows),
+                *(self._program.input_folds[units], own.values[units], own.scales_of(units)),
+                np.arange(len(own.values[units])),
             )
-            for units, own in self._inputs.items()
+            for units, inputs in self._inputs.items()
         }
         tables, layout = Tables.upwards(self._weights), self._layout
         steps = zip(self._program.runs, layout.factors, layout.firsts, self._floors, strict=True)
         for run, factors, firsts, floors in steps:
-            like = run.like
-            if like.pairs:
-                rows = slice(firsts[0] * self._batch, (firsts[0] + like.num_folds) * self._batch)
-                table = self._weights[run.tables[0]]
-                assert isinstance(table, Weights)
-                out, scales = self._values[like.num_units], self._scales[like.num_units]
-                pairs.forward(like, factors[0], arrays, table, out[rows], scales[rows])
+            if len(run.units) > 1:
+                self._compute_pairs(run, factors, int(firsts[0]), arrays)
             else:
                 self._compute(run, tables, factors, firsts * self._batch, floors, arrays)
-        scale = torch.from_numpy(self._scales[1][self._root_rows()])
-        return (self._root().double().log() + scale).to(self._like.dtype)
+        rows = self._root_rows()
+        value = np.empty(self._batch, own.values[1].dtype)
+        logarithms(own.values[1][rows, 0], own.scales_of(1)[rows], value)
+        return torch.from_numpy(value)
 
     def _root_rows(self) -> slice:
         first = int(self._layout.firsts[-1][-1]) * self._batch
         return slice(first, first + self._batch)
 
-    def _root(self) -> Tensor:
-        """(B,) the root's values, divided by exp of their scales."""
-        return self._values[1][self._root_rows(), 0]
+    def _compute_pairs(
+        self,
+        run: Run,
+        factors: np.ndarray,
+        first: int,
+        arrays: Mapping[int, pairs.ForwardArrays],
+    ) -> None:
+        own, weights = run.sums[0], self._weights[run.tables[0]]
+        assert isinstance(weights, Weights)
+        rows = slice(first * self._batch, (first + own.num_folds) * self._batch)
+        out = torch.from_numpy(self._arenas.values[own.num_units][rows])
+        scales = self._arenas.scales_of(own.num_units)[rows]
+        pairs.forward(own, run.factors_of(factors, 0), arrays, weights, out, scales)
 
     def _compute(
         self,
@@ -151,21 +155,23 @@ class Evaluation:
         floors: np.ndarray,
         arrays: Mapping[int, pairs.ForwardArrays],
     ) -> None:
-        (units,), num_units = run.like.units, run.like.num_units
-        products, parts = self._products[units], self._parts[units]
-        starts = run.products * (self._batch if self._keep else 0)
+        (units,) = run.units
+        arenas = self._arenas
+        products, parts = arenas.products[units], arenas.parts[units]
+        starts = run.products * self._batch if self._keep else np.zeros_like(run.products)
+        outs = arenas.addresses[run.arenas] + firsts * run.num_units * products.itemsize
         fixed: tuple[Any, ...] = (
-            *(address_of(products.dtype), *arrays[units]),
-            *(factors, self._batch, floors, products.numpy(), parts.numpy(), starts),
-            *(self._values[num_units].numpy(), self._scales[num_units], firsts),
+            *(address_of(self._like.dtype), *arrays[units]),
+            *(factors, run.shapes, run.starts, self._batch, floors, products, parts, starts),
+            *(outs, run.num_units, arenas.scales, arenas.first_scales[run.arenas] + firsts),
             *(tables.addresses[run.tables], tables.strides[run.tables]),
         )
         at = ascend(*(*fixed, 0, False))
         while at < len(run.sums):
-            rows = run.like.num_folds * self._batch
-            own = products[starts[at] : starts[at] + rows]
-            scale = self._scales[num_units][firsts[at] : firsts[at] + rows]
-            self._compute_exactly(run.sums[at], factors[at], own, scale)
+            own, rows = run.sums[at], run.sums[at].num_folds * self._batch
+            of_sum = torch.from_numpy(products[starts[at] : starts[at] + rows])
+            scale = arenas.scales_of(own.num_units)[firsts[at] : firsts[at] + rows]
+            self._compute_exactly(own, run.factors_of(factors, at), of_sum, scale)
             at = ascend(*(*fixed, at, True))
 
     def _compute_exactly(
@@ -207,14 +213,6 @@ class Evaluation:
             log = self._logs[units][torch.from_numpy(rows[is_input])]
             found[torch.from_numpy(is_input)] = log.double()
         inner, of_sums = rows[~is_input] - first, torch.from_numpy(~is_input)
-        found[of_sums] = self._values[units][torch.from_numpy(inner)].double().log()
-        shift[of_sums, 0] = torch.from_numpy(self._scales[units][inner])
+        found[of_sums] = torch.from_numpy(self._arenas.values[units][inner]).double().log()
+        shift[of_sums, 0] = torch.from_numpy(self._arenas.scales_of(units)[inner])
         return found, shift
-
-
-def arenas(
-    folds: Mapping[int, int], program: Program, batch: int, like: Tensor
-) -> dict[int, Tensor]:
-    """Units K -> (N, K) room for rows of so many folds."""
-    units = program.input_folds
-    return {k: like.new_empty((folds.get(k, 0) * batch, k)) for k in units}

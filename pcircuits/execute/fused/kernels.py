@@ -66,6 +66,25 @@ def multiply(
     count, lost = len(factors), 0
     for f in range(factors.shape[1]):
         at, to = start + f * batch, first + f * batch
+        if count == 2:
+            lost += _multiply_two(
+                leaves,
+                leaf_scales,
+                leaf_rows,
+                leaf_folds,
+                values,
+                scales,
+                value_rows,
+                factors[:, f],
+                batch,
+                floor,
+                products,
+                parts,
+                at,
+                out_scales,
+                to,
+            )
+            continue
         for n in range(count):
             place = factors[n, f]
             # Whole folds go to functions without a branch inside: a view of a row that is taken in
@@ -80,6 +99,85 @@ def multiply(
             else:
                 _times(source, scale_of, rows, below, products, at, totals, out_scales, to)
         lost += _finish(products, parts, at, totals, floor, out_scales, to)
+    return lost
+
+
+@compiled
+def _multiply_two(
+    leaves: Array,
+    leaf_scales: Array,
+    leaf_rows: Array,
+    leaf_folds: int,
+    values: Array,
+    scales: Array,
+    value_rows: Array,
+    places: Array,
+    batch: int,
+    floor: float,
+    products: Array,
+    parts: Array,
+    at: int,
+    out_scales: Array,
+    to: int,
+) -> int:
+    """`multiply` for a fold of two factors, whose rows are read and written while they are near."""
+    first, second = places[0] * batch, places[1] * batch
+    left, left_scales, left_rows = leaves, leaf_scales, leaf_rows
+    right, right_scales, right_rows = leaves, leaf_scales, leaf_rows
+    if places[0] >= leaf_folds:
+        left, left_scales, left_rows = values, scales, value_rows
+        first -= leaf_folds * batch
+    if places[1] >= leaf_folds:
+        right, right_scales, right_rows = values, scales, value_rows
+        second -= leaf_folds * batch
+    return _product(
+        left,
+        left_scales,
+        left_rows[first : first + batch],
+        right,
+        right_scales,
+        right_rows[second : second + batch],
+        floor,
+        products,
+        parts,
+        at,
+        out_scales,
+        to,
+    )
+
+
+@compiled
+def _product(
+    left: Array,
+    left_scales: Array,
+    left_rows: Array,
+    right: Array,
+    right_scales: Array,
+    right_rows: Array,
+    floor: float,
+    products: Array,
+    parts: Array,
+    at: int,
+    out_scales: Array,
+    to: int,
+) -> int:
+    """Products of given rows, divided by their sums; the number of those below the floor."""
+    lost = 0
+    for b in range(len(left_rows)):
+        i, j = left_rows[b], right_rows[b]
+        one, other, out = left[i], right[j], products[at + b]
+        total = products.dtype.type(0.0)
+        for k in range(len(out)):
+            term = one[k] * other[k]
+            out[k] = term
+            total += term
+        out_scales[to + b] = left_scales[i] + right_scales[j]
+        number, missing = _part(total, floor, out_scales, to + b)
+        part = products.dtype.type(number)
+        parts[at + b] = part
+        lost += missing
+        for k in range(len(out)):
+            out[k] *= part
     return lost
 
 
@@ -143,19 +241,26 @@ def _finish(
     """Divides products by their sums; the number of those that are below the floor."""
     lost = 0
     for b in range(len(totals)):
-        total, out = totals[b], products[at + b]
-        part = products.dtype.type(0.0)
-        if total >= floor and total < np.inf:
-            out_scales[to + b] += math.log(total)
-            part = products.dtype.type(1.0) / total
-        elif out_scales[to + b] != -np.inf:
-            out_scales[to + b] = np.nan
-            part = products.dtype.type(np.nan)
-            lost += 1
+        out = products[at + b]
+        number, missing = _part(totals[b], floor, out_scales, to + b)
+        part = products.dtype.type(number)
         parts[at + b] = part
+        lost += missing
         for k in range(len(out)):
             out[k] *= part
     return lost
+
+
+@compiled
+def _part(total: float, floor: float, scales: Array, at: int) -> tuple[float, int]:
+    """What a row with a sum is multiplied with, and whether the sum is lost; its scale is set."""
+    if total >= floor and total < np.inf:
+        scales[at] += math.log(total)
+        return 1.0 / total, 0
+    if scales[at] == -np.inf:
+        return 0.0, 0
+    scales[at] = np.nan
+    return np.nan, 1
 
 
 # What becomes of a gradient: nobody asks for it, it is the only one, or one of several.
@@ -312,6 +417,21 @@ def normalise(values: Array, scales: Array, rows: Array, out: Array, out_scales:
         else:
             out_scales[r] = -np.inf
             out[r, :] = 0.0
+
+
+@compiled
+def logarithms(values: Array, scales: Array, out: Array) -> None:
+    """(N,) logarithms of numbers that were divided by exp of their scales."""
+    for n in range(len(values)):
+        value = float(values[n])
+        out[n] = -np.inf if value == 0.0 else math.log(value) + scales[n]
+
+
+@compiled
+def divide(gradient: Array, total: Array, out: Array) -> None:
+    """(N,) gradients of logarithms divided by what these are of; as they are where it is zero."""
+    for n in range(len(total)):
+        out[n] = gradient[n] if total[n] == 0.0 else gradient[n] / total[n]
 
 
 @compiled

@@ -58,24 +58,37 @@ class FusedSum:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Sums one after the other that are alike, so that one compiled call computes them.
+    """Sums one after the other over products of equally many units: one compiled call for all.
 
     Attributes:
         sums: The sums; a single one if it reads pairs.
         products: (S,) first folds of what they read in an arena of elementwise products.
         tables: (S,) which of the program's tables their weights are.
         adds: (S,) whether a later sum has the same one.
+        num_units: (S,) units of each.
+        arenas: (S,) arena of each, counted as in `Program.input_folds`.
+        shapes: (S, 2) numbers of factors n and folds F of each.
+        starts: (S,) where the n * F factors of each begin, in a list of those of all.
     """
 
     sums: tuple[FusedSum, ...]
     products: np.ndarray
     tables: np.ndarray
     adds: np.ndarray
+    num_units: np.ndarray
+    arenas: np.ndarray
+    shapes: np.ndarray
+    starts: np.ndarray
 
     @property
-    def like(self) -> FusedSum:
-        """The first of them."""
-        return self.sums[0]
+    def units(self) -> tuple[int, ...]:
+        """Units of what they read, as of one of them."""
+        return self.sums[0].units
+
+    def factors_of(self, places: np.ndarray, number: int) -> np.ndarray:
+        """(n, F) places of a sum's factors, out of those of all."""
+        start, (count, folds) = self.starts[number], self.shapes[number]
+        return places[start : start + count * folds].reshape(count, folds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +97,7 @@ class Layout:
 
     Attributes:
         firsts: Of each run, the (S,) first folds of its sums in their arena.
-        factors: Of each run, the (S, n, F) places of its sums' factors.
+        factors: Of each run, the places of its sums' factors, as `Run.factors_of` takes them.
         folds: Units -> folds of the arena.
     """
 
@@ -102,7 +115,7 @@ class Program:
         runs: The same in runs.
         tables: Of each table of weights, a sum layer that has it.
         inputs: Units -> the input layers with so many, in the order of their places.
-        input_folds: Units -> folds of these.
+        input_folds: Units -> folds of these; one entry for each arena.
         kept: The layout in which every sum has a place of its own.
         reused: The layout in which a sum's place is free again after its last reader.
         rereads: Whether the way down reads values of sums: what one of them is multiplied with
@@ -152,7 +165,7 @@ def _program(plan: Plan) -> Program | None:
             count[layer.num_units] = starts[i] + num_folds(layer)
     input_layers = [i for layers in inputs.values() for i in layers]
     tables = _tables(plan, sums)
-    runs, product_folds = _runs(sums, [tables[own.layer] for own in sums])
+    runs, product_folds = _runs(sums, [tables[own.layer] for own in sums], list(count))
     return Program(
         sums=sums,
         runs=runs,
@@ -219,27 +232,29 @@ def _tables(plan: Plan, sums: Sequence[FusedSum]) -> dict[int, int]:
 
 
 def _runs(
-    sums: Sequence[FusedSum], tables: Sequence[int]
+    sums: Sequence[FusedSum], tables: Sequence[int], arenas: Sequence[int]
 ) -> tuple[tuple[Run, ...], dict[int, int]]:
     """Runs, and how many folds of elementwise products there are for each K."""
-    alike = groupby(
-        enumerate(sums),
-        lambda own: (own[1].factors.shape, own[1].units, own[1].num_units, own[1].pairs and own[0]),
-    )
+    alike = groupby(enumerate(sums), lambda own: (own[1].units, own[1].pairs and own[0]))
     folds: dict[int, int] = {}
     runs = []
-    for _, group in alike:
+    for (units, _), group in alike:
         places, members = zip(*group, strict=True)
-        like = members[0]
-        first = folds.get(like.units[0], 0)
-        if not like.pairs:
-            folds[like.units[0]] = first + len(members) * like.num_folds
+        shapes = np.array([own.factors.shape[:2] for own in members])
+        first = folds.get(units[0], 0)
+        ends = np.cumsum(shapes[:, 1])
+        if len(units) == 1:
+            folds[units[0]] = first + int(ends[-1])
         runs.append(
             Run(
                 sums=members,
-                products=first + np.arange(len(members)) * like.num_folds,
+                products=first + ends - shapes[:, 1],
                 tables=np.array([tables[n] for n in places]),
                 adds=np.array([tables[n] in tables[n + 1 :] for n in places]),
+                num_units=np.array([own.num_units for own in members]),
+                arenas=np.array([arenas.index(own.num_units) for own in members]),
+                shapes=shapes,
+                starts=np.cumsum(shapes.prod(1)) - shapes.prod(1),
             )
         )
     return tuple(runs), folds
@@ -303,7 +318,9 @@ def _layout(
     offsets = np.zeros(max(first) + 1, dtype=np.int64)
     offsets[list(first)] = list(first.values())
     factors = tuple(
-        np.stack([offsets[own.factors[..., 0]] + own.factors[..., 1] for own in run.sums])
+        np.concatenate(
+            [(offsets[own.factors[..., 0]] + own.factors[..., 1]).ravel() for own in run.sums]
+        )
         for run in runs
     )
     firsts = tuple(np.array([starts[own.layer] for own in run.sums]) for run in runs)

@@ -35,6 +35,10 @@ class InputRows:
     rows: np.ndarray
     in_table: bool
 
+    def holding(self, values: Tensor) -> InputRows:
+        """The same with other values."""
+        return InputRows(values, self.scales, self.rows, self.in_table)
+
 
 def input_rows(
     program: Program, readings: Mapping[int, Reading], like: Tensor
@@ -87,7 +91,7 @@ def _exponentiated(weights: Weights) -> tuple[Tensor, Tensor]:
     groups, _, units, categories = log.shape
     table = log.new_empty((groups * categories, units))
     _transpose(log, table.view(groups, 1, categories, units))
-    if float(table.amin()) > _UNSHIFTED:
+    if table.numpy().min(initial=np.inf) > _UNSHIFTED:
         return table.exp_(), torch.zeros(len(table), dtype=torch.float64)
     top = table.amax(-1)
     finite = top.clamp_min(torch.finfo(log.dtype).min)
@@ -96,7 +100,7 @@ def _exponentiated(weights: Weights) -> tuple[Tensor, Tensor]:
 
 def _transpose(source: Tensor, out: Tensor) -> None:
     """Copies (G, 1, R, C) to (G, 1, C, R)."""
-    transpose(source[:, 0].numpy(), out[:, 0].numpy())
+    transpose(source.numpy()[:, 0], out.numpy()[:, 0])
 
 
 def source_gradients(

@@ -25,6 +25,13 @@ class Down(NamedTuple):
 
 
 @compiled
+def factors_of(factors: Array, shapes: Array, starts: Array, s: int) -> Array:
+    """(n, F) factors of a sum; see `Run`."""
+    count, folds = shapes[s]
+    return factors[starts[s] : starts[s] + count * folds].reshape(count, folds)
+
+
+@compiled
 def ascend(
     routine: int,
     leaves: Array,
@@ -35,12 +42,15 @@ def ascend(
     scales: Array,
     value_rows: Array,
     factors: Array,
+    shapes: Array,
+    factor_starts: Array,
     batch: int,
     floors: Array,
     products: Array,
     parts: Array,
     starts: Array,
-    out: Array,
+    outs: Array,
+    num_units: Array,
     out_scales: Array,
     firsts: Array,
     tables: Array,
@@ -59,15 +69,18 @@ def ascend(
         values: See there.
         scales: See there.
         value_rows: See there.
-        factors: (S, n, F) factors of each sum.
+        factors: The three arguments from here are those of a run, as `Run.factors_of` takes them.
+        shapes: See there.
+        factor_starts: See there.
         batch: Examples of a fold.
         floors: (S,) see `kernels.multiply`.
         products: (P, K) rows of products.
         parts: (P,) see `kernels.multiply`.
         starts: (S,) first rows of each sum's products.
-        out: (N', O) rows of these sums.
-        out_scales: (N',) their scales.
-        firsts: (S,) first rows of each sum.
+        outs: (S,) addresses of the (F * batch, O) rows of each sum.
+        num_units: (S,) their units O.
+        out_scales: (N',) scales of rows.
+        firsts: (S,) first of those of each sum.
         tables: (S,) addresses of their weights: (K, O) for all folds, or (F, O, K).
         strides: (S,) bytes from one fold's table to the next; 0 for one table.
         begin: The sum to begin with.
@@ -77,11 +90,12 @@ def ascend(
         Number of sums S; or a sum that was not computed, since some of its products have the scale
         NaN.
     """
-    folds, units = factors.shape[2], products.shape[1]
-    row, out_row = units * products.itemsize, out.shape[1] * out.itemsize
+    units, row = products.shape[1], products.shape[1] * products.itemsize
     scalars, sizes = np.array([1.0, 0.0], products.dtype), np.empty(SIZES, np.int64)
-    for s in range(begin, len(factors)):
+    for s in range(begin, len(shapes)):
+        folds = shapes[s, 1]
         if not (made and s == begin):
+            own = factors_of(factors, shapes, factor_starts, s)
             lost = multiply(
                 leaves,
                 leaf_scales,
@@ -90,7 +104,7 @@ def ascend(
                 values,
                 scales,
                 value_rows,
-                factors[s],
+                own,
                 batch,
                 floors[s],
                 products,
@@ -101,9 +115,8 @@ def ascend(
             )
             if lost > 0:
                 return s
-        source = products.ctypes.data + starts[s] * row
-        target = out.ctypes.data + firsts[s] * out_row
-        stride = strides[s]
+        source, stride = products.ctypes.data + starts[s] * row, strides[s]
+        out_row = num_units[s] * products.itemsize
         count = 1 if stride == 0 else folds
         rows = folds * batch // count
         for f in range(count):
@@ -113,14 +126,14 @@ def ascend(
                 False,
                 tables[s] + f * stride,
                 stride != 0,
-                target + f * rows * out_row,
+                outs[s] + f * rows * out_row,
                 rows,
                 units,
-                out.shape[1],
+                num_units[s],
                 scalars,
                 sizes,
             )
-    return len(factors)
+    return len(shapes)
 
 
 @compiled
@@ -130,14 +143,16 @@ def descend(
     strides: Array,
     gradients: Array,
     adds: Array,
-    u: Array,
-    firsts: Array,
+    flows_of: Array,
+    num_units: Array,
     back: Array,
     products: Array,
     parts: Array,
     starts: Array,
     factors: Array,
     places: Array,
+    shapes: Array,
+    factor_starts: Array,
     batch: int,
     leaves: Array,
     leaf_rows: Array,
@@ -159,14 +174,16 @@ def descend(
         strides: (S,) bytes from one fold's table to the next; 0 for one table.
         gradients: (S,) addresses of the gradients of these, in linear space; 0 if not wanted.
         adds: (S,) whether a former gradient is there and added to.
-        u: (N', O) gradients with respect to the sums as numbers.
-        firsts: (S,) first rows of each sum.
+        flows_of: (S,) addresses of the (F * B, O) gradients with respect to the sums as numbers.
+        num_units: (S,) units O of each sum.
         back: (F * B, K) overwritten: gradient with respect to the products of a sum.
-        products: The arguments up to `flows` are those of `kernels.share`.
+        products: The arguments up to `flows` are those of `kernels.share`, but for three.
         parts: See there.
         starts: (S,) first rows of each sum's products.
-        factors: (S, n, F) factors of each sum.
-        places: (S, n, F) folds of these in `flows`.
+        factors: Factors of each sum, as `Run.factors_of` takes them.
+        places: Folds of these in `flows`, likewise.
+        shapes: See `Run`.
+        factor_starts: See `Run`.
         batch: See there.
         leaves: See there.
         leaf_rows: See there.
@@ -183,13 +200,12 @@ def descend(
     Returns:
         -1; or the sum at which the caller is to do so, with its gradient in `back`.
     """
-    folds, units, num_units = factors.shape[2], products.shape[1], u.shape[1]
-    row, out_row = units * products.itemsize, num_units * u.itemsize
+    units, row = products.shape[1], products.shape[1] * products.itemsize
     scalars, sizes = np.array([1.0, 0.0], products.dtype), np.empty(SIZES, np.int64)
     sums = np.array([1.0, 0.0], products.dtype)
     for s in range(end - 1, -1, -1):
-        own, below = u.ctypes.data + firsts[s] * out_row, products.ctypes.data + starts[s] * row
-        stride = strides[s]
+        own, below = flows_of[s], products.ctypes.data + starts[s] * row
+        folds, stride, out_row = shapes[s, 1], strides[s], num_units[s] * products.itemsize
         count = 1 if stride == 0 else folds
         rows = folds * batch // count
         sums[1] = adds[s]
@@ -203,7 +219,7 @@ def descend(
                     below + at * row,
                     False,
                     gradients[s] + f * stride,
-                    num_units,
+                    num_units[s],
                     rows,
                     units,
                     sums,
@@ -217,18 +233,18 @@ def descend(
                 False,
                 back.ctypes.data + at * row,
                 rows,
-                num_units,
+                num_units[s],
                 units,
                 scalars,
                 sizes,
             )
         share(
-            back,
+            back[: folds * batch],
             products,
             parts,
             starts[s],
-            factors[s],
-            places[s],
+            factors_of(factors, shapes, factor_starts, s),
+            factors_of(places, shapes, factor_starts, s),
             batch,
             leaves,
             leaf_rows,

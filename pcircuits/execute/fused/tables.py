@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcircuits.execute.fused.kernels import transpose
 from pcircuits.execute.weights import AnyWeights, Weights
 
 
@@ -30,7 +31,7 @@ class Tables:
     def upwards(cls, weights: Sequence[AnyWeights]) -> Tables:
         """(K, O) tables that all folds have, or (F, O, K), as `runs.ascend` takes them."""
         return cls._of(
-            [own.columns if own.factor.ndim == 2 else _factor(own) for own in _dense(weights)]
+            [_columns(own) if own.factor.ndim == 2 else _factor(own) for own in _dense(weights)]
         )
 
     @classmethod
@@ -50,6 +51,16 @@ def _dense(weights: Sequence[AnyWeights]) -> Iterator[Weights]:
         yield own
 
 
+def _columns(weights: Weights) -> Tensor:
+    """`Weights.columns`, made once for the same weights, by a faster kernel than PyTorch's."""
+    if "columns" not in weights.__dict__:
+        factor = _factor(weights)
+        made = factor.new_empty(factor.shape[::-1])
+        transpose(factor.numpy()[None], made.numpy()[None])
+        weights.__dict__["columns"] = made
+    return weights.columns
+
+
 def _factor(weights: Weights) -> Tensor:
     return weights.factor.contiguous()
 
@@ -59,19 +70,20 @@ class TableGradient:
 
     def __init__(self, weights: AnyWeights) -> None:
         assert isinstance(weights, Weights)
-        self._factor, self._shape = _factor(weights), weights.log.shape
-        self._linear = torch.empty_like(self._factor)
+        self._factor, self._shape = _factor(weights).numpy(), weights.log.shape
+        self._linear = np.empty_like(self._factor)
 
     @property
     def address(self) -> int:
         """Where it is, in the layout of `Tables.downwards`."""
-        return self._linear.data_ptr()
+        return self._linear.ctypes.data
 
     def tile(self, fold: int, columns: slice) -> Tensor:
         """(O, n) gradient of some columns of a fold's table."""
         own = self._linear if self._linear.ndim == 2 else self._linear[fold, 0]
-        return own[:, columns]
+        return torch.from_numpy(own[:, columns])
 
     def total(self) -> Tensor:
         """(G, 1, O, K) gradient with respect to the log-weights."""
-        return self._linear.mul_(self._factor).view(self._shape)
+        np.multiply(self._linear, self._factor, out=self._linear)
+        return torch.from_numpy(self._linear).view(self._shape)

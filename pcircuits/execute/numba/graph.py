@@ -88,9 +88,15 @@ class Graph:
 _GRAPHS: WeakKeyDictionary[Plan, Graph] = WeakKeyDictionary()
 
 
+_SINGLE: WeakKeyDictionary[Plan, bool] = WeakKeyDictionary()
+
+
 def has_single_units(plan: Plan) -> bool:
-    """Whether all nodes of a plan have one unit."""
-    return all(layer.num_units == 1 for layer in plan.layers)
+    """Whether all nodes of a plan have one unit; found once."""
+    found = _SINGLE.get(plan)
+    if found is None:
+        found = _SINGLE[plan] = all(layer.num_units == 1 for layer in plan.layers)
+    return found
 
 
 def graph_of(plan: Plan, weights: Mapping[int, AnyWeights]) -> Graph:
