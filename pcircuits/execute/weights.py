@@ -63,7 +63,11 @@ class Weights:
     @cached_property
     def bounded(self) -> bool:
         """Whether no total can underflow: shifted, it is at least the least weight."""
-        return self.shift is None and self.extremes[0] > math.log(self.floor)
+        return self.bounded_in(self.log.dtype)
+
+    def bounded_in(self, dtype: torch.dtype) -> bool:
+        """Whether no total can underflow when it is computed in another precision."""
+        return self.shift is None and self.extremes[0] > math.log(_FLOOR[dtype])
 
     @cached_property
     def linear(self) -> Tensor:

@@ -80,7 +80,7 @@ def gradients(
             own, table, collector = run.sums[0], weights[run.tables[0]], collectors[run.tables[0]]
             assert isinstance(table, Weights)
             rows = slice(firsts[0] * batch, (firsts[0] + own.num_folds) * batch)
-            u = torch.from_numpy(flows[own.num_units][rows])
+            u = flows[own.num_units][rows]
             both = (run.factors_of(places, 0), run.factors_of(flow_places, 0))
             pairs.backward(own, both, down, table, u, collector, bool(run.adds[0]))
             continue

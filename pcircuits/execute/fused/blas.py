@@ -82,11 +82,45 @@ def multiply_matrices(
         sizes: (SIZES,) integers, overwritten. It is the caller's, since an array made here would
             be let go before the routine has read it.
     """
+    multiply_blocks(
+        routine,
+        left,
+        left_transposed,
+        rows if left_transposed else inner,
+        right,
+        right_transposed,
+        inner if right_transposed else columns,
+        out,
+        columns,
+        rows,
+        inner,
+        columns,
+        scalars,
+        sizes,
+    )
+
+
+@compiled
+def multiply_blocks(
+    routine: int,
+    left: int,
+    left_transposed: bool,
+    left_width: int,
+    right: int,
+    right_transposed: bool,
+    right_width: int,
+    out: int,
+    out_width: int,
+    rows: int,
+    inner: int,
+    columns: int,
+    scalars: Array,
+    sizes: Array,
+) -> None:
+    """`multiply_matrices` of blocks of columns of matrices, whose rows are `..._width` long."""
     # To BLAS, which has columns one after the other, these are the transposes, in the other order.
     sizes[0], sizes[1], sizes[2], sizes[3] = _LETTERS, columns, rows, inner
-    sizes[4] = inner if right_transposed else columns
-    sizes[5] = rows if left_transposed else inner
-    sizes[6] = columns
+    sizes[4], sizes[5], sizes[6] = right_width, left_width, out_width
     # Of little-endian words the first half is the same number: routines take either size.
     size, scalar = sizes.ctypes.data, scalars.ctypes.data
     _call(

@@ -21,6 +21,7 @@ _LOST = 1e-9
 # Rows of products whose sum is below a floor, which depends on the weights, are computed anew.
 # Were the floor above this, they would be many.
 _LARGEST_FLOOR = 1e-6
+_RANGE = "some weight is zero or nearly so, very large, or of a very different size than others"
 # Values of all layers from which on the import of the compiled kernels, a second, may be worth it.
 _MANY_VALUES = 1 << 15
 
@@ -32,12 +33,15 @@ class SumWeights:
     Attributes:
         tables: The tables.
         against: What keeps sums with such weights from being computed in linear space.
+        dtype: Precision to compute in: that of the tables, or float64 where the range of float32 is
+            too small for such weights.
         floors: Of each run, (S,) what the sum of a product's row must reach for underflow not to
             matter; nothing if there is something against it.
     """
 
     tables: tuple[AnyWeights, ...]
     against: str | None
+    dtype: torch.dtype
     floors: tuple[np.ndarray, ...]
 
 
@@ -68,30 +72,39 @@ def sum_weights(program: Program, prepared: PreparedParameters) -> SumWeights:
     found = _FOUND.get(prepared)
     if found is None:
         tables = tuple(prepared.weights[layer] for layer in program.tables)
-        against = _against(tables)
-        floors = () if against else _floors(program, tables)
-        if any(own.max() > _LARGEST_FLOOR for own in floors):
-            against = "the weights are of very different sizes"
-        found = _FOUND[prepared] = SumWeights(tables, against, floors)
+        found = _judged(program, tables, prepared.dtype)
+        if found.against == _RANGE and prepared.dtype != torch.float64:
+            found = _judged(program, tables, torch.float64)
+        _FOUND[prepared] = found
     return found
 
 
-def _against(tables: tuple[AnyWeights, ...]) -> str | None:
+def _judged(program: Program, tables: tuple[AnyWeights, ...], dtype: torch.dtype) -> SumWeights:
+    against = _against(tables, dtype)
+    floors = () if against else _floors(program, tables, dtype)
+    if any(own.max() > _LARGEST_FLOOR for own in floors):
+        against = _RANGE
+    return SumWeights(tables, against, dtype, floors)
+
+
+def _against(tables: tuple[AnyWeights, ...], dtype: torch.dtype) -> str | None:
     if any(own.log.device.type != "cpu" for own in tables):
         return "parameters are not on the CPU"
     if any(own.log.shape[1] > 1 for own in tables):
         return "weights of sums are given per example"
-    if not all(own.bounded for own in tables):
-        return "some weight is zero or nearly so, or very large"
+    if not all(isinstance(own, Weights) and own.bounded_in(dtype) for own in tables):
+        return _RANGE
     return None
 
 
-def _floors(program: Program, tables: tuple[AnyWeights, ...]) -> tuple[np.ndarray, ...]:
+def _floors(
+    program: Program, tables: tuple[AnyWeights, ...], dtype: torch.dtype
+) -> tuple[np.ndarray, ...]:
     extremes = [own.extremes for own in tables if isinstance(own, Weights)]
     low = min(low for low, _ in extremes)
     # Products sum to one before they are mixed, so no value is above the largest weight.
     high = max(0.0, *(high for _, high in extremes))
-    smallest = torch.finfo(tables[0].log.dtype).tiny / _LOST * math.exp(-low)
+    smallest = torch.finfo(dtype).tiny / _LOST * math.exp(-low)
     return tuple(
         np.zeros(1)
         if len(run.units) > 1

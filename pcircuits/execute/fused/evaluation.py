@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from pcircuits.compile.plan import Plan
 from pcircuits.errors import BackendError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.fused.backward import LeafFlows, gradients
-from pcircuits.execute.fused.conditions import SumWeights, sum_weights, why_not
+from pcircuits.execute.fused.conditions import sum_weights, why_not
 from pcircuits.execute.fused.forward import Evaluation, Kept
 from pcircuits.execute.fused.kernels import ADD, SET, SKIP
 from pcircuits.execute.fused.program import Program, program_of
@@ -22,7 +23,7 @@ from pcircuits.execute.fused.rows import source_gradients
 from pcircuits.execute.inputs import Reading, latent_potentials, leaf_readings
 from pcircuits.execute.layers import evaluate
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import AnyWeights
+from pcircuits.execute.weights import AnyWeights, Weights
 
 __all__ = ["input_posteriors", "log_value", "why_not"]
 
@@ -40,8 +41,8 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
     tensors = call.tensors()
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         value: Tensor = _Evaluation.apply(call, *tensors)
-        return value
-    return call.evaluation(call.sums.tables, keep=False).run()
+        return value.to(prepared.dtype)
+    return call.evaluation(call.tables, keep=False).run().to(prepared.dtype)
 
 
 def input_posteriors(
@@ -67,8 +68,8 @@ def input_posteriors(
     for units, layers in program.inputs.items():
         sizes = [call.readings[i].num_rows for i in layers]
         for i, own in zip(layers, flows[units].values.split(sizes), strict=True):
-            found[i] = own.view(-1, len(root), units)
-    return root, found
+            found[i] = own.view(-1, len(root), units).to(prepared.dtype)
+    return root.to(prepared.dtype), found
 
 
 def _call(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> _Call:
@@ -79,7 +80,31 @@ def _call(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> _Call
         )
     latent = latent_potentials(plan, prepared, evidence)
     readings = leaf_readings(plan, prepared, evidence, latent, tables=True)
-    return _Call(plan, program, readings, sum_weights(program, prepared))
+    sums = sum_weights(program, prepared)
+    tables = [own for own in sums.tables if isinstance(own, Weights)]
+    if sums.dtype != prepared.dtype:
+        readings = {i: _reading_in_double(own) for i, own in readings.items()}
+        tables = [_in_double(own) for own in tables]
+    return _Call(plan, program, readings, tables, sums.floors)
+
+
+_IN_DOUBLE: WeakKeyDictionary[Weights, Weights] = WeakKeyDictionary()
+
+
+def _in_double(weights: Weights) -> Weights:
+    """The same weights in float64; made once of those without a graph."""
+    if weights.log.requires_grad:
+        return Weights(weights.log.double())
+    if weights not in _IN_DOUBLE:
+        _IN_DOUBLE[weights] = Weights(weights.log.double())
+    return _IN_DOUBLE[weights]
+
+
+def _reading_in_double(reading: Reading) -> Reading:
+    if reading.weights is None:
+        return replace(reading, source=reading.source.double())
+    weights = _in_double(reading.weights)
+    return replace(reading, source=weights.log, weights=weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,26 +114,27 @@ class _Call:
     plan: Plan
     program: Program
     readings: Mapping[int, Reading]
-    sums: SumWeights
+    tables: Sequence[Weights]
+    floors: Sequence[np.ndarray]
 
     def tensors(self) -> list[Tensor]:
         """The sources of the inputs, then the log-weights."""
         sources = [reading.source for reading in self.readings.values()]
-        return sources + [own.log for own in self.sums.tables]
+        return sources + [own.log for own in self.tables]
 
     def evaluation(self, weights: Sequence[AnyWeights], *, keep: bool) -> Evaluation:
         """An evaluation with some form of the weights."""
-        return Evaluation(self.program, self.readings, weights, self.sums.floors, keep=keep)
+        return Evaluation(self.program, self.readings, weights, self.floors, keep=keep)
 
     def detached(self) -> list[AnyWeights]:
         """The tables without their graph: what is cached in them must not tie calls together."""
-        return [own.detached() for own in self.sums.tables]
+        return [own.detached() for own in self.tables]
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
         """(B,) log-values by ordinary operations on the tensors."""
         sources = dict(zip(self.readings, tensors, strict=False))
         leaves = {i: reading.log(sources[i]) for i, reading in self.readings.items()}
-        logs = zip(self.sums.tables, tensors[len(sources) :], strict=True)
+        logs = zip(self.tables, tensors[len(sources) :], strict=True)
         made = [type(own)(log) for own, log in logs]
         weights = {
             own.layer: made[table]

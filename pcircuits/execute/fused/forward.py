@@ -142,7 +142,7 @@ class Evaluation:
         own, weights = run.sums[0], self._weights[run.tables[0]]
         assert isinstance(weights, Weights)
         rows = slice(first * self._batch, (first + own.num_folds) * self._batch)
-        out = torch.from_numpy(self._arenas.values[own.num_units][rows])
+        out = self._arenas.values[own.num_units][rows]
         scales = self._arenas.scales_of(own.num_units)[rows]
         pairs.forward(own, run.factors_of(factors, 0), arrays, weights, out, scales)
 

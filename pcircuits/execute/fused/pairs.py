@@ -6,24 +6,24 @@ do these. The way back makes it once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from pcircuits.execute.fused.blas import address_of
 from pcircuits.execute.fused.kernels import SKIP, normalise
-from pcircuits.execute.fused.pair_kernels import all_pairs, contract_pairs, give, give_divided
+from pcircuits.execute.fused.memory import block_for, carve
+from pcircuits.execute.fused.pair_kernels import give, give_divided, give_pairs, sum_pairs
 from pcircuits.execute.fused.program import FusedSum
 from pcircuits.execute.fused.runs import Down
-from pcircuits.execute.fused.tables import TableGradient
+from pcircuits.execute.fused.tables import TableGradient, factor_of, stride_of
 from pcircuits.execute.weights import Weights
 
 # What `kernels.multiply` takes of the arenas of one number of units.
 ForwardArrays = tuple[np.ndarray, np.ndarray, np.ndarray, int, np.ndarray, np.ndarray, np.ndarray]
 
 # Rows at once, and numbers of pairs: half of a common second-level cache.
-_ROWS, _PAIRS = 256, 1 << 18
+_ROWS, _PAIRS = 256, 1 << 17
 
 
 def forward(
@@ -31,7 +31,7 @@ def forward(
     places: np.ndarray,
     arrays: Mapping[int, ForwardArrays],
     table: Weights,
-    out: Tensor,
+    out: np.ndarray,
     out_scales: np.ndarray,
 ) -> None:
     """Fills `out`, (F * B, O), and the scales of its rows.
@@ -45,6 +45,8 @@ def forward(
         out_scales: Where its scales are kept.
     """
     batch = len(out) // own.num_folds
+    factor, room = factor_of(table), _room(own, batch, out.dtype)
+    routine, stride = address_of(factor.dtype), stride_of(factor)
     for fold in range(own.num_folds):
         sides, scales = [], []
         for units, place in zip(own.units, places[:, fold], strict=True):
@@ -58,11 +60,10 @@ def forward(
                 side, scale = _normalised(values, value_scales, value_rows[first : first + batch])
             sides.append(side)
             scales.append(scale)
-        out_scales[fold * batch : (fold + 1) * batch] = scales[0] + scales[1]
-        rows_out, weights = out[fold * batch : (fold + 1) * batch], _of_fold(table, fold).t()
-        for rows, block, columns, buffer in _blocks(own, batch, out.dtype):
-            all_pairs(sides[0][rows, block], sides[1][rows], buffer.numpy())
-            rows_out[rows].addmm_(buffer, weights[columns], beta=float(block.start > 0))
+        rows = slice(fold * batch, (fold + 1) * batch)
+        out_scales[rows] = scales[0] + scales[1]
+        weights = factor.data_ptr() + fold * stride
+        sum_pairs(routine, sides[0], sides[1], weights, out[rows], room, _ROWS)
 
 
 def backward(
@@ -70,7 +71,7 @@ def backward(
     places: tuple[np.ndarray, np.ndarray],
     down: Mapping[int, Down],
     table: Weights,
-    u: Tensor,
+    u: np.ndarray,
     collector: TableGradient | None,
     adds: bool,
 ) -> None:
@@ -86,22 +87,19 @@ def backward(
         adds: Whether something is there already.
     """
     batch = len(u) // own.num_folds
+    factor, room = factor_of(table), _room(own, batch, u.dtype)
+    routine, stride = address_of(factor.dtype), stride_of(factor)
+    gradient = 0 if collector is None else collector.address
     for fold in range(own.num_folds):
-        sides = [
+        left, right = (
             _side(down[units], place, batch)
             for units, place in zip(own.units, places[0][:, fold], strict=True)
-        ]
-        (left, right), rows_u = sides, u[fold * batch : (fold + 1) * batch]
+        )
         flows = np.empty_like(left), np.zeros_like(right)
-        weights = _of_fold(table, fold)
-        for rows, block, columns, buffer in _blocks(own, batch, u.dtype):
-            torch.mm(rows_u[rows], weights[:, columns], out=buffer)
-            both = left[rows, block], right[rows]
-            contract_pairs(buffer.numpy(), *both, flows[0][rows, block], flows[1][rows])
-            if collector is not None:
-                more = adds or rows.start > 0 or (fold > 0 and len(table.log) == 1)
-                tile = collector.tile(fold, columns)
-                tile.addmm_(rows_u[rows].t(), buffer, beta=float(more))
+        more = adds or (fold > 0 and stride == 0)
+        of_fold = (factor.data_ptr() + fold * stride, gradient and gradient + fold * stride, more)
+        rows = slice(fold * batch, (fold + 1) * batch)
+        give_pairs(routine, u[rows], left, right, *of_fold, *flows, room, _ROWS)
         to = zip(own.units, *(part[:, fold] for part in places), flows, strict=True)
         for units, place, flow_place, flow in to:
             _give(down[units], place, flow_place, batch, flow)
@@ -138,23 +136,9 @@ def _normalised(
     return side, scale
 
 
-def _blocks(
-    own: FusedSum, batch: int, dtype: torch.dtype
-) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-    """Slices of the rows, of the left units, of their pairs, and room for these."""
+def _room(own: FusedSum, batch: int, dtype: np.dtype) -> np.ndarray:
+    """Room for a block of pairs: of all left units, of some, or of one."""
     left, right = own.units
-    num_rows = min(batch, _ROWS)
-    num_units = min(left, max(1, _PAIRS // (num_rows * right)))
-    room = torch.empty(num_rows * num_units * right, dtype=dtype)
-    for start in range(0, left, num_units):
-        block = slice(start, min(start + num_units, left))
-        columns = slice(block.start * right, block.stop * right)
-        for first in range(0, batch, num_rows):
-            rows = slice(first, min(first + num_rows, batch))
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
-            yield rows, block, columns, room[: shape[0] * shape[1]].view(shape)
-
-
-def _of_fold(table: Weights, fold: int) -> Tensor:
-    """(O, I * J) weights."""
-    return table.linear[fold % len(table.linear), 0]
+    of_one = min(batch, _ROWS) * right
+    wanted = [((min(left * of_one, max(of_one, _PAIRS)),), dtype)]
+    return carve(block_for(wanted), wanted)[0]

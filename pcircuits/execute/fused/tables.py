@@ -31,18 +31,18 @@ class Tables:
     def upwards(cls, weights: Sequence[AnyWeights]) -> Tables:
         """(K, O) tables that all folds have, or (F, O, K), as `runs.ascend` takes them."""
         return cls._of(
-            [_columns(own) if own.factor.ndim == 2 else _factor(own) for own in _dense(weights)]
+            [_columns(own) if own.factor.ndim == 2 else factor_of(own) for own in _dense(weights)]
         )
 
     @classmethod
     def downwards(cls, weights: Sequence[AnyWeights]) -> Tables:
         """(O, K) tables that all folds have, or (F, O, K), as `runs.descend` takes them."""
-        return cls._of([_factor(own) for own in _dense(weights)])
+        return cls._of([factor_of(own) for own in _dense(weights)])
 
     @classmethod
     def _of(cls, held: list[Tensor]) -> Tables:
-        strides = [0 if own.ndim == 2 else own.stride(0) * own.itemsize for own in held]
-        return cls(np.array([own.data_ptr() for own in held]), np.array(strides), tuple(held))
+        strides = np.array([stride_of(own) for own in held])
+        return cls(np.array([own.data_ptr() for own in held]), strides, tuple(held))
 
 
 def _dense(weights: Sequence[AnyWeights]) -> Iterator[Weights]:
@@ -54,15 +54,21 @@ def _dense(weights: Sequence[AnyWeights]) -> Iterator[Weights]:
 def _columns(weights: Weights) -> Tensor:
     """`Weights.columns`, made once for the same weights, by a faster kernel than PyTorch's."""
     if "columns" not in weights.__dict__:
-        factor = _factor(weights)
+        factor = factor_of(weights)
         made = factor.new_empty(factor.shape[::-1])
         transpose(factor.numpy()[None], made.numpy()[None])
         weights.__dict__["columns"] = made
     return weights.columns
 
 
-def _factor(weights: Weights) -> Tensor:
+def factor_of(weights: Weights) -> Tensor:
+    """(O, K) weights that all folds have, or (F, 1, O, K), without gaps."""
     return weights.factor.contiguous()
+
+
+def stride_of(factor: Tensor) -> int:
+    """Bytes from one fold's table to the next; 0 where all have one."""
+    return 0 if factor.ndim == 2 else factor.stride(0) * factor.itemsize
 
 
 class TableGradient:
@@ -70,18 +76,13 @@ class TableGradient:
 
     def __init__(self, weights: AnyWeights) -> None:
         assert isinstance(weights, Weights)
-        self._factor, self._shape = _factor(weights).numpy(), weights.log.shape
+        self._factor, self._shape = factor_of(weights).numpy(), weights.log.shape
         self._linear = np.empty_like(self._factor)
 
     @property
     def address(self) -> int:
         """Where it is, in the layout of `Tables.downwards`."""
         return self._linear.ctypes.data
-
-    def tile(self, fold: int, columns: slice) -> Tensor:
-        """(O, n) gradient of some columns of a fold's table."""
-        own = self._linear if self._linear.ndim == 2 else self._linear[fold, 0]
-        return torch.from_numpy(own[:, columns])
 
     def total(self) -> Tensor:
         """(G, 1, O, K) gradient with respect to the log-weights."""
