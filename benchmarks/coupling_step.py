@@ -98,6 +98,7 @@ def run_coupling_step(
         "benchmark": "coupling-step",
         "machine": describe_machine(device, ("triton", "pyjuice")),
         "description": case.description,
+        "quick": small,
         "tolerances": TOLERANCES,
         "entries": entries,
         "batch": batch,
@@ -158,6 +159,7 @@ def _time(
     seconds = interleaved_seconds(calls, rounds=rounds, warmup=3, device=device, share=8.0, lead=1)
     for name, call in calls.items():
         entries[name]["seconds"] = asdict(timing(seconds[name]))
+        entries[name]["rounds"] = seconds[name]
         with peak_memory(device) as memory:
             call()
         entries[name]["peak_bytes"] = memory.above

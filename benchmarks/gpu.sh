@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests marked `gpu` and all GPU benchmarks on one CUDA device, PyJuice beside; results go to
 # ${OUT:-benchmarks/results/gpu}. Everything is tried, also after a failure; limits add up to less
-# than nine minutes. What Python lacks is installed for this run alone from the wheels in
+# than eight minutes. What Python lacks is installed for this run alone from the wheels in
 # ${WHEELS:-benchmarks/wheels}, without a network: `pip download --no-deps -d benchmarks/wheels
 # pyjuice` on a machine that has one, and what else the first lines of the output name.
 # DEVICE=cpu tries the benchmarks at tiny sizes instead.
@@ -60,16 +60,16 @@ fi
 if [[ $device == cuda ]]; then
     small=()
     # Pytest's status 5 says that no test is marked; that is no failure.
-    attempt tests 120 bash -c "'$python' -m pytest -m gpu || [[ \$? == 5 ]]"
+    attempt tests 110 bash -c "'$python' -m pytest -m gpu || [[ \$? == 5 ]]"
 else
     small=(--quick)
 fi
-attempt coupling-step 70 "$python" -m benchmarks coupling-step --device "$device" "${small[@]}" \
+attempt coupling-step 65 "$python" -m benchmarks coupling-step --device "$device" "${small[@]}" \
     --out "$out/coupling-step.json"
-compare compare-step 60 --cases step-soft step-listed
-compare compare-hmm 90 --cases hmm-1024
-compare compare-hclt 60 --cases hclt-256
-compare compare-rat 60 --cases rat-256
-compare compare-trees 70 --cases tree-256 tree-pairs-64 poon-domingos-28
+compare compare-step 50 --cases step-soft step-listed
+compare compare-hmm 75 --cases hmm-1024
+compare compare-hclt 55 --cases hclt-256
+compare compare-rat 55 --cases rat-256
+compare compare-trees 60 --cases tree-256 tree-pairs-64 poon-domingos-28
 "$python" -m benchmarks report "$out"
 exit "$failed"

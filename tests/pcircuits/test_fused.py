@@ -69,7 +69,7 @@ def test_weights_beyond_the_range_of_float32_are_computed_in_float64(
 
 def test_posteriors_and_second_gradients_in_float64() -> None:
     plan, parameters, values = sharp_inputs("chain")
-    sharp = {**parameters, "transition": (30.0 * parameters["transition"]).log_softmax(-1)}
+    sharp = {**parameters, "transition": (5.0 * parameters["transition"]).log_softmax(-1)}
     assert math.log(1e-280) < float(sharp["transition"].amin()) < math.log(1e-25)
     evidence = pc.Evidence(values)
     root, found = input_posteriors(plan, pc.prepare(plan, sharp), evidence)
