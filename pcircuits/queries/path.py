@@ -78,6 +78,9 @@ class PathValues:
         self._leaves = leaves.clone(memory_format=torch.contiguous_format)
         self.messages = {0: torch.zeros_like(self._leaves)}
         self._weights = [_dense(prepared, layer) for layer in path.sums]
+        self._in_one_call = not self._leaves.is_cuda and all(
+            own.log.shape[:2] == (1, 1) and own.shift is None for own in self._weights
+        )
         self._root: Tensor | None = None
         # What comes to the product above each input from the root, and from the sum below it.
         self._down, self._up = torch.zeros_like(self._leaves), torch.zeros_like(self._leaves)
@@ -136,7 +139,7 @@ class PathValues:
             else:
                 above = path.folds[j - 1]
                 x = (self._down[above] + self._leaves[above])[None]
-            x = log_matmul_transposed(self._shifted(x, path.sums[j]), self._weights[j])
+            x = self._product(self._shifted(x, path.sums[j]), j, transposed=True)
             layer = path.products[j] if j < len(path.products) else None
             self._down[path.folds[j]] = self._shifted(x, layer)[0]
         self._last_down = max(self._last_down, place)
@@ -146,7 +149,19 @@ class PathValues:
         path, x = self._path, self._leaves[self._path.folds[j]][None]
         if j < len(path.products):
             x = self._shifted(x + self._up[path.folds[j]], path.products[j])
-        return self._shifted(log_matmul(x, self._weights[j]), path.sums[j])
+        return self._shifted(self._product(x, j, transposed=False), path.sums[j])
+
+    def _product(self, x: Tensor, j: int, *, transposed: bool) -> Tensor:
+        """(1, B, K) through the table of sum j, up or, transposed, down."""
+        if self._in_one_call:
+            # Imported where it is used: numba takes a second to import.
+            from pcircuits.execute.fused.steps import log_product
+
+            found = log_product(x[0].contiguous(), self._weights[j], transposed=transposed)
+            if found is not None:
+                return found[None]
+        product = log_matmul_transposed if transposed else log_matmul
+        return product(x, self._weights[j])
 
     def _shifted(self, x: Tensor, layer: int | None) -> Tensor:
         """With the latent potentials of a layer."""
