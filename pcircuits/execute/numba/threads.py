@@ -49,6 +49,8 @@ def in_threads(run: Callable[[range], None], parts: int) -> None:
     arrives between two parts.
     """
     threads = num_threads(parts)
+    if threads == 1:
+        return run(range(parts))
     ends = [parts * place // threads for place in range(threads + 1)]
     ranges = [range(first, last) for first, last in pairwise(ends)]
     others = [_POOL.of(threads - 1).submit(run, part) for part in ranges[1:]]
