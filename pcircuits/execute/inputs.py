@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,7 +151,8 @@ def _table_reading(
     plan: Plan, layer: InputLayer, weights: Weights, observation: Observation
 ) -> Reading:
     assert observation.values is not None
-    values = observation.values[_variables(plan, layer, weights.log.device)]
+    index = _variables(plan, layer, weights.log.device)
+    values = observation.values if isinstance(index, slice) else observation.values[index]
     rows = values
     if len(weights.log) > 1:
         first = torch.arange(len(values), device=values.device)[:, None] * weights.log.shape[-1]
@@ -203,7 +205,7 @@ def input_values(
 
 
 def _variables(plan: Plan, layer: InputLayer, device: torch.device) -> Tensor | slice:
-    if layer.variables.tolist() == list(range(plan.num_variables)):
+    if np.array_equal(layer.variables, np.arange(plan.num_variables)):
         return slice(None)
     return torch.as_tensor(layer.variables, device=device)
 

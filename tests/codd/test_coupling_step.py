@@ -121,6 +121,55 @@ def test_a_list_of_all_tokens_is_the_whole_vocabulary(
     torch.testing.assert_close(found.marginals, whole.marginals.gather(2, order), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_of_some_tokens_rules_the_others_out(
+    kind: str, impl: str, chain: Any, window: dict[str, Tensor]
+) -> None:
+    """As the whole vocabulary does with -inf for all that is not listed."""
+    listed = torch.rand(BATCH, WINDOW, TOKENS, device=DEVICE).argsort(-1)[..., :LISTED]
+    log_probs = window["log_probs"].gather(2, listed)
+    # A token that nobody expects is listed too, and a visible one is not.
+    log_probs[:, 0, 3] = -torch.inf
+    unlisted = (torch.arange(TOKENS, device=DEVICE) != listed[1, 3][:, None]).all(0)
+    window["values"][1, 3] = unlisted.nonzero()[-1, 0]
+    dense = torch.full_like(window["log_probs"], -torch.inf).scatter(2, listed, log_probs)
+    known = [window[name] for name in ("values", "observed", "uniforms")]
+    states = window["latent"][:, None].repeat(1, WINDOW, 1)
+    more = (~window["valid"], states)
+    passes = pc.queries.chain_passes(*chain, impl=impl)
+    settings = CouplingSettings(kind)
+    with WithoutWaiting():
+        found = coupling_step(settings, passes, log_probs, *known, listed, *more)
+    whole = coupling_step(settings, passes, dense, *known, None, *more)
+
+    torch.testing.assert_close(found.log_partition, whole.log_partition, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found.marginals, whole.marginals.gather(2, listed), rtol=0, atol=2e-5
+    )
+    drawn = found.tokens[:, 0]
+    free = ~window["observed"] & window["valid"]
+    assert bool((drawn[..., None] == listed).any(-1)[free].all())
+    assert torch.equal(drawn[window["observed"]], window["values"][window["observed"]])
+    plan, parameters = chain
+    exact = couple(
+        settings,
+        plan,
+        {name: tensor.double() for name, tensor in parameters.items()},
+        dense.double(),
+        *known[:2],
+        latent={f"state_{i}": states[:, i].double() for i in range(WINDOW)},
+        valid=window["valid"],
+    )
+    torch.testing.assert_close(
+        found.log_partition.double(), exact.log_partition, rtol=1e-5, atol=1e-5
+    )
+    expected = exact.marginals().gather(2, listed)[window["valid"]]
+    torch.testing.assert_close(
+        found.marginals[window["valid"]].double(), expected, rtol=0, atol=2e-5
+    )
+
+
 def test_what_cannot_be_stepped_is_refused(chain: Any, window: dict[str, Tensor]) -> None:
     plan, parameters = chain
     passes = pc.queries.chain_passes(plan, parameters)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
-from pcircuits.execute.fused.arenas import Arenas, Sizes
+from pcircuits.execute.fused.arenas import Arenas, sizes_of
 from pcircuits.execute.fused.blas import address_of
 from pcircuits.execute.fused.forward import Kept
 from pcircuits.execute.fused.kernels import divide
@@ -59,7 +59,7 @@ def gradients(
     """
     batch, layout = len(gradient), program.reused
     # Of a sum's products the gradients are there for a moment; their parts are not used.
-    sizes = Sizes.of(program, layout.folds, program.product_folds_at_once, batch, gradient.dtype)
+    sizes = sizes_of(program, layout.folds, program.product_folds_at_once, batch, gradient.dtype)
     room = Arenas(sizes)
     flows = room.values
     first = int(layout.firsts[-1][-1]) * batch

@@ -14,6 +14,7 @@ from torch import Tensor
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import BackendError
 from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.fused.arenas import tensor_of
 from pcircuits.execute.fused.backward import LeafFlows, gradients
 from pcircuits.execute.fused.conditions import sum_weights, why_not
 from pcircuits.execute.fused.forward import Evaluation, Kept
@@ -60,8 +61,8 @@ def input_posteriors(
     kept = evaluation.kept()
     flows: dict[int, LeafFlows] = {}
     for units, own in kept.inputs.items():
-        room = root.new_empty((len(own.rows), units))
-        flows[units] = LeafFlows(room, np.arange(len(room)), SET)
+        room = tensor_of((len(own.rows), units), root.dtype)
+        flows[units] = LeafFlows(room, np.arange(len(own.rows)), SET)
     possible = (root > -torch.inf).to(root.dtype)
     gradients(program, weights, kept, possible, flows, [False] * len(weights))
     found: dict[int, Tensor] = {}
@@ -190,7 +191,9 @@ def _leaf_flows(program: Program, kept: Kept, asked: frozenset[int]) -> dict[int
             found[units] = LeafFlows(own.values[:0], own.rows, SKIP)
             continue
         # Many examples may read the same row of a table.
-        room = torch.zeros_like(own.values) if own.in_table else torch.empty_like(own.values)
+        room = tensor_of(tuple(own.values.shape), own.values.dtype)
+        if own.in_table:
+            room.zero_()
         found[units] = LeafFlows(room, own.rows, ADD if own.in_table else SET)
     return found
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
-from pcircuits.execute.fused.arenas import Arenas, Sizes
+from pcircuits.execute.fused.arenas import Arenas, sizes_of
 from pcircuits.execute.fused.blas import address_of
 from pcircuits.execute.fused.kernels import logarithms
 from pcircuits.execute.fused.program import FusedSum, Program, Run
@@ -97,7 +97,7 @@ class Evaluation:
         self._inputs = input_rows(program, readings, self._like)
         folds = program.product_folds if keep else program.product_folds_at_once
         dtype = self._like.dtype
-        self._arenas = Arenas(Sizes.of(program, self._layout.folds, folds, batch, dtype))
+        self._arenas = Arenas(sizes_of(program, self._layout.folds, folds, batch, dtype))
         self._exact: dict[int, tuple[Tensor, ...]] = {}
         self._logs: dict[int, Tensor] = {}
 
@@ -163,7 +163,7 @@ class Evaluation:
         fixed: tuple[Any, ...] = (
             *(address_of(self._like.dtype), *arrays[units]),
             *(factors, run.shapes, run.starts, self._batch, floors, products, parts, starts),
-            *(outs, run.num_units, arenas.scales, arenas.first_scales[run.arenas] + firsts),
+            *(outs, run.num_units, arenas.scales, arenas.sizes.first_scales[run.arenas] + firsts),
             *(tables.addresses[run.tables], tables.strides[run.tables]),
         )
         at = ascend(*(*fixed, 0, False))
