@@ -73,7 +73,8 @@ def test_first_steps(capsys: pytest.CaptureFixture[str]) -> None:
 
 def modules() -> list[str]:
     found = pkgutil.walk_packages(pc.__path__, "pcircuits.")
-    return ["pcircuits"] + [module.name for module in found if not module.name.endswith("__main__")]
+    names = [module.name for module in found if not module.name.endswith("__main__")]
+    return ["pcircuits", *names, "codd.denoisers.wrapped"]
 
 
 @pytest.mark.parametrize("name", modules())

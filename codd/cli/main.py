@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import pcircuits as pc
-from codd.cli import cache, demo, evaluate, generate, tasks, train
+from codd.cli import cache, caches, demo, evaluate, generate, tasks, train
 from codd.errors import CoddError
 
-_COMMANDS = (demo, cache, train, generate, evaluate, tasks)
+_COMMANDS = (demo, cache, train, generate, evaluate, tasks, caches)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,8 +1,9 @@
-"""Which positions see which: padding, and blocks that see themselves and what is before them."""
+"""Which positions see which, and which output is about which: padding, blocks, shifts."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codd.denoisers.key_values import Span
@@ -64,3 +65,26 @@ def block_start(position: int, block_length: int | None, attention_mask: Tensor 
         return position - position % block_length
     before = attention_mask[:, :position].sum(dim=1)
     return max(0, position - int((before % block_length).max()))
+
+
+def aligned(found: Tensor, begins_before: bool, attention_mask: Tensor | None) -> Tensor:
+    """Moves a shifted network's outputs to the positions that they are about.
+
+    Args:
+        found: (B, n, .) outputs up to the last position; the one at i - 1 is about token i.
+        begins_before: Whether the first is only there to say the second token; if not, it is at
+            the sequence's first position, whose token keeps its own output.
+        attention_mask: (B, L) bool, False at padding, up to the last position; None without any. A
+            row's first token after padding keeps its own output too.
+
+    Returns:
+        (B, n - 1, .) if `begins_before`, else (B, n, .).
+    """
+    if not begins_before:
+        found = torch.cat((found[:, :1], found), dim=1)
+    moved, own = found[:, :-1], found[:, 1:]
+    if attention_mask is None:
+        return moved
+    before = F.pad(attention_mask, (1, 0))[:, :-1]
+    first = (attention_mask & ~before)[:, -moved.shape[1] :]
+    return torch.where(first[..., None], own, moved)

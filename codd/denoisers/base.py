@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codd.denoisers.lora import without_lora
+from codd.denoisers.placement import DeviceMap
 from codd.errors import ConfigError, DenoiserError
 from codd.vocabulary import Vocabulary
 
@@ -79,9 +80,13 @@ class LoadOptions:
 
     Attributes:
         dtype: Of the weights; None for that of the files.
+        device_map: Where they lie; see `codd.denoisers.placement.placement`.
+        quantization: "8bit" or "4bit" for the blocks' linear layers, or None.
     """
 
     dtype: torch.dtype | None = None
+    device_map: DeviceMap = None
+    quantization: str | None = None
 
 
 class DenoiserModule(nn.Module):

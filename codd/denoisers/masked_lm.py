@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codd.denoisers.base import DenoiserModule, DenoiserOutput, LoadOptions
 from codd.denoisers.folders import NetworkFolder
+from codd.denoisers.quantization import quantize_linear
 from codd.errors import CheckpointError, DenoiserError
 from codd.vocabulary import Vocabulary
 
@@ -99,12 +100,18 @@ def read(folder: NetworkFolder, options: LoadOptions) -> MaskedLMDenoiser:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path)
         network = AutoModelForMaskedLM.from_pretrained(
-            folder.path, dtype=options.dtype or "auto", use_safetensors=True
+            folder.path,
+            dtype=options.dtype or "auto",
+            use_safetensors=True,
+            device_map=options.device_map,  # for all but None transformers wants accelerate
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise CheckpointError(f"{folder.name}: not read by transformers: {error}") from error
     if tokenizer.mask_token_id is None:
         raise CheckpointError(f"{folder.name}: expected a tokenizer with a mask token, found none")
+    if options.quantization is not None:
+        where = {name: weight.device for name, weight in network.named_parameters()}
+        quantize_linear(network, options.quantization, lambda name: where[name])
     ends = [tokenizer.eos_token_id, tokenizer.sep_token_id]
     return MaskedLMDenoiser(
         network,

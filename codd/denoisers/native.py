@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from codd.denoisers.attention import aligned
 from codd.denoisers.base import DenoiserModule, DenoiserOutput
 from codd.denoisers.key_values import KeyValueCache, Span, check_span
 from codd.denoisers.llama import LlamaConfig, LlamaNetwork
@@ -86,9 +85,9 @@ class NativeDenoiser(DenoiserModule):
         first = max(0, place.start - 1)  # what says the span's first token
         inner = None if span is None else Span(first, place.stop)
         logits, hidden = self.network(tokens, attention_mask, inner, cache)
-        own = None if attention_mask is None else _first_tokens(attention_mask)[:, slice(*place)]
-        aligned = (_shift(found, first < place.start, own) for found in (logits, hidden))
-        return self.finish(*aligned)
+        mask = None if attention_mask is None else attention_mask[:, : place.stop]
+        moved = (aligned(found, first < place.start, mask) for found in (logits, hidden))
+        return self.finish(*moved)
 
 
 def config_to_json(denoiser: NativeDenoiser) -> dict[str, Any]:
@@ -101,23 +100,3 @@ def make_native(config: dict[str, Any]) -> NativeDenoiser:
     network = LlamaConfig(**config["network"])
     rest = {**config, "network": network, "end_ids": tuple(config["end_ids"])}
     return NativeDenoiser(NativeConfig(**rest))
-
-
-def _first_tokens(attention_mask: Tensor) -> Tensor:
-    """(B, L) bool, True at each row's first token after padding."""
-    before = F.pad(attention_mask, (1, 0))[:, :-1]
-    return attention_mask & ~before
-
-
-def _shift(found: Tensor, begins_before: bool, own: Tensor | None) -> Tensor:
-    """(B, n, .) outputs, each moved to the position that it is about.
-
-    Args:
-        found: Outputs at the span, after one at the position before it if `begins_before`.
-        begins_before: Whether there is one; if not, the span begins the sequence.
-        own: (B, n) bool, True where a token has none before it and keeps its own output.
-    """
-    if not begins_before:
-        found = torch.cat((found[:, :1], found), dim=1)
-    moved = found[:, :-1]
-    return moved if own is None else torch.where(own[..., None], found[:, 1:], moved)

@@ -169,7 +169,7 @@ def _read(
             denoiser.network,
             tensors,
             published_name,
-            dtype=options.dtype,
+            options=options,
             # Written beside the embedding by some exporters, though it is the same.
             ignored=lambda name: config.network.tied and name == published_name("head.weight"),
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from codd.checkpoint import DESCRIPTION, has_checkpoint, load_checkpoint, save_checkpoint
-from codd.denoisers import masked_lm, native, published
+from codd.denoisers import masked_lm, mdlm, native, published
 from codd.denoisers.base import DenoiserModule, LoadOptions, Origin
 from codd.denoisers.folders import NetworkFolder, open_folder
 from codd.denoisers.lora import (
@@ -26,6 +26,8 @@ from codd.denoisers.lora import (
     lora_parameters,
     without_lora,
 )
+from codd.denoisers.mdlm import MDLMConfig, MDLMDenoiser
+from codd.denoisers.placement import DeviceMap
 from codd.denoisers.tokenizer import read_tokenizer
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, CoddError, ConfigError
@@ -63,10 +65,15 @@ class OwnKind:
 PUBLISHED: dict[str, PublishedKind] = {
     "llada": PublishedKind(published.reads_llada, published.read_llada),
     "dream": PublishedKind(published.reads_dream, published.read_dream),
+    "mdlm": PublishedKind(mdlm.reads, mdlm.read),
     "masked-lm": PublishedKind(masked_lm.reads, masked_lm.read),
 }
 OWN: dict[str, OwnKind] = {
     "native": OwnKind(native.config_to_json, native.make_native),
+    "mdlm": OwnKind(
+        lambda denoiser: asdict(denoiser.config),
+        lambda config: MDLMDenoiser(MDLMConfig(**config)),
+    ),
     "transformer": OwnKind(
         lambda denoiser: asdict(denoiser.config),
         lambda config: TransformerDenoiser(TransformerConfig(**config)),
@@ -93,6 +100,8 @@ def load_denoiser(
     kind: str | None = None,
     revision: str | None = None,
     dtype: torch.dtype | None = None,
+    device_map: DeviceMap = None,
+    quantization: str | None = None,
 ) -> DenoiserModule:
     """Reads a denoiser, in evaluation mode.
 
@@ -102,15 +111,21 @@ def load_denoiser(
         kind: A name in `PUBLISHED`; None to tell by the configuration.
         revision: Branch, tag or commit on the hub; None for the newest.
         dtype: Of the weights; None for that of the files.
+        device_map: Where a published network lies: a device; "auto" for CUDA devices in turn, as
+            long as they have room, then the CPU; or parts -> devices, such as {"": "cuda:0",
+            "blocks.31": "cuda:1"}; None for the CPU.
+        quantization: "8bit" or "4bit" for the linear layers of a published network's blocks, by
+            bitsandbytes (extra `quantize`); None for none.
 
     Raises:
         CheckpointError: If there is none, it is damaged, or no reader takes it.
+        ConfigError: If an option is impossible.
     """
     if has_checkpoint(name):
         return _load_own(Path(name), dtype)
     folder = open_folder(name, revision)
     family = _kind_of(folder, kind)
-    denoiser = PUBLISHED[family].read(folder, LoadOptions(dtype))
+    denoiser = PUBLISHED[family].read(folder, LoadOptions(dtype, device_map, quantization))
     if denoiser.vocabulary is None:
         denoiser.vocabulary = read_tokenizer(
             folder.path, num_categories=denoiser.num_categories, mask_id=denoiser.mask_id

@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from codd.denoisers.base import LoadOptions
 from codd.denoisers.folders import INDEX, SINGLE, read_json
+from codd.denoisers.placement import follow_devices, placement
+from codd.denoisers.quantization import quantize_linear, require_quantization
 from codd.errors import CheckpointError
-
-Place = Callable[[str], torch.device]
 
 
 class PublishedTensors:
@@ -113,8 +114,7 @@ def assign_weights(
     tensors: PublishedTensors,
     published_name: Callable[[str], str],
     *,
-    dtype: torch.dtype | None = None,
-    place: Place = lambda name: torch.device("cpu"),
+    options: LoadOptions,
     ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Fills a network on the meta device with published weights, one after the other.
@@ -123,13 +123,16 @@ def assign_weights(
         network: Its parameters have the right shapes and no memory.
         tensors: What was published.
         published_name: The published name of each parameter.
-        dtype: Of the weights; None for that of the files.
-        place: The device of each parameter.
+        options: Type, devices and quantisation of the weights.
         ignored: Published tensors that no parameter needs.
 
     Raises:
         CheckpointError: If names or shapes are not the network's.
+        ConfigError: If an option is impossible.
     """
+    place = placement(network, options.device_map, options.dtype)
+    if options.quantization is not None:
+        require_quantization(options.quantization)  # before anything is read
     wanted = {name: published_name(name) for name, _ in network.named_parameters()}
     needless = {name for name in tensors.names - set(wanted.values()) if ignored(name)}
     tensors.require(set(wanted.values()) | needless, all_of_them=True)
@@ -140,13 +143,25 @@ def assign_weights(
                 f"{tensors.folder}: tensor {wanted[name]}: expected shape "
                 f"{tuple(parameter.shape)}, found {found}"
             )
+    at_first = place if options.quantization is None else lambda name: torch.device("cpu")
     filled: dict[int, nn.Parameter] = {}
     for name, parameter in list(network.named_parameters(remove_duplicate=False)):
         if id(parameter) not in filled:  # tied parameters stay one
-            tensor = tensors.read(wanted[name]).to(place(name), dtype)
+            tensor = tensors.read(wanted[name]).to(at_first(name), options.dtype)
             filled[id(parameter)] = nn.Parameter(tensor, requires_grad=False)
-        owner, _, last = name.rpartition(".")
-        setattr(network.get_submodule(owner), last, filled[id(parameter)])
+        _set(network, name, filled[id(parameter)])
+    if options.quantization is not None:
+        quantize_linear(network, options.quantization, place)
+        for name, weight in list(network.named_parameters()):
+            if weight.device != place(name):
+                _set(network, name, nn.Parameter(weight.data.to(place(name)), requires_grad=False))
+    if len({weight.device for weight in network.parameters()}) > 1:
+        follow_devices(network)
+
+
+def _set(network: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(network.get_submodule(owner), last, parameter)
 
 
 def _read_index(folder: Path) -> dict[str, str]:

@@ -8,9 +8,10 @@ import math
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from codd.evaluation.caches import NONE, CacheResult
 from codd.evaluation.few_step import FewStepCell, FewStepResult, TextQuality
 from codd.evaluation.gap import FACTORISED, SEQUENTIAL, GapResult
-from codd.evaluation.statistics import Estimate, Interval
+from codd.evaluation.statistics import Estimate, Interval, mean
 from codd.evaluation.task_scores import TaskResult
 
 
@@ -32,6 +33,25 @@ def gap_table(result: GapResult) -> Table:
     for label in result.variants:
         shares = (_percent(e) for e in result.closed(label))
         table.add_row(f"closed by {label}", *shares, _percent(result.mean_closed(label)))
+    return table
+
+
+def caches_table(result: CacheResult) -> Table:
+    """What each cache changes of tokens and of log-likelihoods, and its time."""
+    protocol = result.protocol
+    table = Table(
+        title="Key-value caches: log-likelihood in nats per masked token, and what is added to it",
+        caption=f"{len(result.changed[NONE])} windows, {protocol.num_blocks} blocks of "
+        f"{protocol.block}, {protocol.tokens_per_step} tokens a step; ± one standard error",
+    )
+    for name in ("cache", "tokens changed", *(f"masked {r:.3g}" for r in protocol.ratios)):
+        table.add_column(name, justify="left" if name == "cache" else "right")
+    table.add_column("seconds", justify="right")
+    for cache in result.changed:
+        found = result.level(cache) if cache == NONE else result.difference(cache)
+        cells = [_figure(each, 4) for each in found]
+        share = _percent(mean(result.changed[cache]))
+        table.add_row(cache, share, *cells, f"{result.seconds[cache]:.1f}")
     return table
 
 
