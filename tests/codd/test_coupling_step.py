@@ -201,6 +201,20 @@ def test_a_stepped_distribution_answers_like_any_other(
     assert own.sample(3).shape == (BATCH, 3, WINDOW)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_counts_for_nothing_in_a_stepped_distribution(
+    kind: str, chain: Any, window: dict[str, Tensor]
+) -> None:
+    plan, parameters = chain
+    prepared = pc.prepare(plan, parameters)
+    known = [window[name] for name in ("log_probs", "values", "observed")]
+    settings, valid = CouplingSettings(kind), window["valid"]
+    own = CouplingStepper(settings, plan, prepared).distribution(*known, valid=valid)
+    other = couple(settings, plan, prepared, *known, valid=valid)
+    torch.testing.assert_close(own.log_partition, other.log_partition, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(own.marginals()[valid], other.marginals()[valid], rtol=0, atol=1e-5)
+
+
 def test_the_model_steps_as_it_couples() -> None:
     model = CoupledModel.from_pretrained("demo").to(DEVICE)
     tokens = torch.full((2, model.window), model.mask_id, device=DEVICE)
