@@ -29,10 +29,11 @@ from codd.coupling.distribution import (
 )
 from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import MODULATORS, make_modulator
-from codd.decoding.quotas import EntropyBound, Factor, Klass, Threshold, TotalCorrelation
+from codd.decoding.quotas import EntropyBound, Factor, Klass, Threshold
+from codd.decoding.budgets import JointEntropy, TotalCorrelation
 from codd.decoding.revision import CappedRevision, RescaledRevision
 from codd.decoding.constraints import ConstrainedModel
-from codd.decoding.loop import Generation, generate, infill
+from codd.decoding.loop import Generation, generate, infill, stream
 from codd.published import PublishedSettings, load_published_circuit, save_published_circuit
 from codd.model import CoupledModel
 
@@ -54,6 +55,7 @@ __all__ = [
     "Factor",
     "FactorisedDistribution",
     "Generation",
+    "JointEntropy",
     "Klass",
     "LoraSettings",
     "MODULATORS",
@@ -76,6 +78,7 @@ __all__ = [
     "marginal_error",
     "merge_lora",
     "save_published_circuit",
+    "stream",
     "viz",
     "vocabulary_from_json",
 ]

@@ -6,6 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from torch import Tensor
+
+from codd.cli.curves import (
+    REFERENCE,
+    RULES,
+    run_frontier,
+    run_quotas,
+    show_frontier,
+    show_quotas,
+    write_frontier,
+    write_quotas,
+)
 from codd.cli.inputs import (
     add_corpus,
     add_threads,
@@ -26,7 +39,9 @@ from codd.cli.measuring import (
 from codd.cli.variants import RECIPES, Variants
 from codd.errors import ConfigError
 from codd.evaluation.few_step import FewStepProtocol
+from codd.evaluation.frontier import FrontierProtocol
 from codd.evaluation.gap import GapProtocol
+from codd.evaluation.quota_curves import QuotaProtocol
 from codd.model import CoupledModel
 from codd.training.corpus import Corpus
 from codd.training.windows import encode_documents
@@ -64,6 +79,7 @@ def add_parser(commands: Any) -> None:
         help=f"what to compare with the factorised output: some of {', '.join(RECIPES)}; default "
         "all, without the -static ones for a model without modulator",
     )
+    _add_curves(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -74,6 +90,31 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
     add_threads(parser)
     parser.set_defaults(run=run)
+
+
+def _add_curves(parser: argparse.ArgumentParser) -> None:
+    curves = parser.add_mutually_exclusive_group()
+    curves.add_argument(
+        "--quotas",
+        nargs="*",
+        metavar="RULE",
+        help="measure instead the judge's score against denoiser calls, for rules that say how "
+        f"many tokens a call fixes, without and with the circuit; default {' '.join(RULES)}",
+    )
+    curves.add_argument(
+        "--temperatures",
+        nargs="+",
+        type=float,
+        metavar="T",
+        help="measure instead the judge's score against entropy at several temperatures, with "
+        "--tokens-per-step, default 4 8 16",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "valid"),
+        default="test",
+        help="of the corpus: valid for choices, test for figures; default %(default)s",
+    )
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -103,15 +144,75 @@ def run(args: argparse.Namespace) -> None:
     _check_output(args.out)
     model = CoupledModel.from_pretrained(args.model)
     corpus = read_corpus(args.corpus)
-    measured = _measure(model, corpus, args)
-    console = open_console()
-    show(console, measured)
     about = {
         "model": str(args.model),
-        "corpus": {"sha256": corpus.sha256, "source": corpus.source, "split": "test"},
+        "corpus": {"sha256": corpus.sha256, "source": corpus.source, "split": args.split},
     }
-    for path in write(args.out, measured, about):
+    measure = _measure_both
+    if args.quotas is not None:
+        measure = _measure_quotas
+    elif args.temperatures is not None:
+        measure = _measure_temperatures
+    console = open_console()
+    for path in measure(console, model, corpus, args, about):
         console.print(f"wrote {path}")
+
+
+def _measure_both(
+    console: Console,
+    model: CoupledModel,
+    corpus: Corpus,
+    args: argparse.Namespace,
+    about: dict[str, Any],
+) -> list[Path]:
+    measured = _measure(model, corpus, args)
+    show(console, measured)
+    return write(args.out, measured, about)
+
+
+def _measure_quotas(
+    console: Console,
+    model: CoupledModel,
+    corpus: Corpus,
+    args: argparse.Namespace,
+    about: dict[str, Any],
+) -> list[Path]:
+    train, prompts = _train_and_prompts(model, corpus, args)
+    families = Variants(model, train).for_quotas(args.quotas or RULES)
+    protocol = QuotaProtocol(model.block, REFERENCE, seed=args.seed)
+    result = run_quotas(prompts, families, make_judges(corpus, model.vocabulary, train), protocol)
+    show_quotas(console, result)
+    return write_quotas(args.out, result, about)
+
+
+def _measure_temperatures(
+    console: Console,
+    model: CoupledModel,
+    corpus: Corpus,
+    args: argparse.Namespace,
+    about: dict[str, Any],
+) -> list[Path]:
+    train, prompts = _train_and_prompts(model, corpus, args)
+    usual = [n for n in FrontierProtocol.tokens_per_step if n <= model.block]
+    protocol = FrontierProtocol(
+        model.block,
+        tuple(args.temperatures),
+        tokens_per_step=tuple(args.tokens_per_step or usual),
+        seed=args.seed,
+    )
+    variants = Variants(model, train).for_frontier()
+    result = run_frontier(prompts, variants, make_judges(corpus, model.vocabulary, train), protocol)
+    show_frontier(console, result)
+    return write_frontier(args.out, result, about)
+
+
+def _train_and_prompts(
+    model: CoupledModel, corpus: Corpus, args: argparse.Namespace
+) -> tuple[Tensor, Tensor]:
+    """(N,) ids of the training text; (n, L) windows to continue."""
+    count = _count(args.few_step_windows, _FEW_STEP_WINDOWS, args.quick)
+    windows = held_out_windows(corpus, model.vocabulary, model.max_length, count, split=args.split)
+    return encode_documents(corpus.train, model.vocabulary), windows
 
 
 def _measure(model: CoupledModel, corpus: Corpus, args: argparse.Namespace) -> Measured:
@@ -119,7 +220,11 @@ def _measure(model: CoupledModel, corpus: Corpus, args: argparse.Namespace) -> M
     variants = Variants(model, train, args.variants, args.seed)
     gap_windows, prompts = (
         held_out_windows(
-            corpus, model.vocabulary, model.max_length, _count(asked, usual, args.quick)
+            corpus,
+            model.vocabulary,
+            model.max_length,
+            _count(asked, usual, args.quick),
+            split=args.split,
         )
         for asked, usual in ((args.windows, _WINDOWS), (args.few_step_windows, _FEW_STEP_WINDOWS))
     )

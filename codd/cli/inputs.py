@@ -90,14 +90,17 @@ def read_corpus(sources: Sequence[str], *, rows: bool = False) -> Corpus:
     return read_text_files(sources, split_paragraphs=len(sources) < _FEWEST_DOCUMENTS)
 
 
-def held_out_windows(corpus: Corpus, vocabulary: Vocabulary, length: int, count: int) -> Tensor:
-    """Windows of the test split, spread evenly over it.
+def held_out_windows(
+    corpus: Corpus, vocabulary: Vocabulary, length: int, count: int, *, split: str = "test"
+) -> Tensor:
+    """Windows of a split that nothing was learned from, spread evenly over it.
 
     Args:
-        corpus: Its test split is cut.
+        corpus: Its split is cut.
         vocabulary: Text to ids.
         length: L, tokens a window.
         count: Most windows wanted.
+        split: "test" for figures that are reported, "valid" for choices.
 
     Returns:
         (N, L) int64 ids; N is smaller than `count` where the split has no more.
@@ -108,7 +111,7 @@ def held_out_windows(corpus: Corpus, vocabulary: Vocabulary, length: int, count:
     """
     if count < 1:
         raise ConfigError(f"windows: expected at least 1, found {count}")
-    windows = evaluation_windows(encode_documents(corpus.test, vocabulary), length)
+    windows = evaluation_windows(encode_documents(getattr(corpus, split), vocabulary), length)
     chosen = torch.linspace(0, len(windows) - 1, min(count, len(windows))).round().long()
     return windows[chosen]
 

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
+from codd.decoding.budgets import Budget
+from codd.decoding.rules import quota_from_text
 from codd.errors import ConfigError
-from codd.evaluation.few_step import FewStepVariant
+from codd.evaluation.few_step import FACTORISED, FewStepVariant
 from codd.evaluation.gap import GapVariant
+from codd.evaluation.quota_curves import QuotaFamily
 from codd.model import CoupledModel
 from codd.modulators.registry import make_modulator
 
@@ -94,7 +97,44 @@ class Variants:
             )
             for name, recipe in self.recipes.items()
         }
-        return {"factorised": FewStepVariant(self.model, "factorised"), **chosen}
+        return {FACTORISED: FewStepVariant(self.model, FACTORISED), **chosen}
+
+    def for_frontier(self) -> dict[str, FewStepVariant]:
+        """The rivals first, then the couplings: tokens fixed one by one, and drawn jointly."""
+        own = {
+            FACTORISED: FewStepVariant(self.model, FACTORISED, sampler="latent"),
+            "product": FewStepVariant(self.model, "product", sampler="any_order"),
+            "copula": FewStepVariant(self.model, "copula", sampler="any_order"),
+            "copula, drawn jointly": FewStepVariant(self.model, "copula", sampler="latent"),
+        }
+        if self.model.modulator.kind == "static":
+            return own
+        static = self._with("static")
+        return {**own, "copula, static": FewStepVariant(static, "copula", sampler="any_order")}
+
+    def for_quotas(self, rules: Sequence[str]) -> dict[str, QuotaFamily]:
+        """One family for each kind of rule, without and with the circuit; budgets with it alone.
+
+        Args:
+            rules: Texts that `quota_from_text` reads.
+
+        Raises:
+            DecodingError: If one is no rule.
+        """
+        by_name: dict[str, list[str]] = {}
+        for rule in rules:
+            by_name.setdefault(rule.partition("=")[0], []).append(rule)
+            quota_from_text(rule)
+        families = {}
+        for coupling in (FACTORISED, "copula"):
+            for name, own in by_name.items():
+                budget = isinstance(quota_from_text(name), Budget)
+                if budget and coupling == FACTORISED:
+                    continue  # independent tokens cost a budget nothing
+                sampler = "any_order" if budget else "exact"
+                variant = FewStepVariant(self.model, coupling, sampler=sampler)
+                families[f"{name}, {coupling}"] = QuotaFamily(variant, tuple(own))
+        return families
 
     def for_tasks(self, sampler: str, temperature: float) -> dict[str, FewStepVariant]:
         """Each coupling once, and the circuit off, all with one sampler and temperature."""

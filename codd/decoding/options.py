@@ -1,19 +1,23 @@
 """What to decode and how, checked before any work is done."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 import pcircuits as pc
 from codd.coupling.couplings import COUPLING_NAMES, CouplingSettings
 from codd.decoding.base import Capturable, Decodable
+from codd.decoding.budgets import Budget
 from codd.decoding.calls import check_cache
-from codd.decoding.quotas import AdaptiveQuota, TotalCorrelation
 from codd.decoding.revision import Revision
+from codd.decoding.rules import Quota
 from codd.decoding.samplers import SAMPLERS, SamplingRule
-from codd.decoding.schedules import EvenSchedule, FixedSchedule, Schedule, split_evenly
+from codd.decoding.schedules import (
+    EvenSchedule,
+    FixedSchedule,
+    Schedule,
+    StochasticSchedule,
+    split_evenly,
+)
 from codd.decoding.selection import SELECTIONS
 from codd.errors import DecodingError
 
@@ -29,6 +33,7 @@ class DecodingOptions:
         steps: Denoiser calls for all N tokens.
         tokens_per_step: Tokens to fix at each denoiser call.
         quota: An adaptive rule; exactly one of the three is given.
+        stochastic: Whether the tokens of a step are drawn in number, with `steps`.
         mode: One of `MODES`.
         block_length: Tokens of a block; None in mode "full".
         selection: A name in `SELECTIONS`.
@@ -51,7 +56,8 @@ class DecodingOptions:
     new_tokens: int
     steps: int | None = None
     tokens_per_step: int | None = None
-    quota: AdaptiveQuota | None = None
+    quota: Quota | None = None
+    stochastic: bool = False
     mode: str = "block"
     block_length: int | None = None
     selection: str = "low_confidence"
@@ -104,6 +110,12 @@ class DecodingOptions:
         return self.end_id is not None or bool(self.stop)
 
     @property
+    def lockstep(self) -> bool:
+        """Whether all rows fix as many tokens at every step, of their only coupling."""
+        adaptive = self.quota is not None or self.stochastic or self.ends
+        return self.mode == "block" and not adaptive and self.mask_ratio_limit is None
+
+    @property
     def rule(self) -> SamplingRule:
         """What the sampler is told."""
         return SamplingRule(self.selection, self.temperature, self.top_p)
@@ -115,7 +127,8 @@ class DecodingOptions:
         if self.tokens_per_step is not None:
             return [FixedSchedule(self.tokens_per_step)] * self.num_regions
         assert self.steps is not None  # one of the two is given: _check_pace
-        return [EvenSchedule(steps) for steps in split_evenly(self.steps, self.num_regions)]
+        schedule = StochasticSchedule if self.stochastic else EvenSchedule
+        return [schedule(steps) for steps in split_evenly(self.steps, self.num_regions)]
 
     def check_model(self, model: Decodable) -> None:
         """Checks that the model can decode so.
@@ -211,15 +224,17 @@ class DecodingOptions:
                 "steps, tokens_per_step, quota: expected exactly one of them, found "
                 f"{self.steps}, {self.tokens_per_step} and {self.quota}"
             )
-        if self.mode == "full" and isinstance(self.quota, TotalCorrelation):
+        if isinstance(self.quota, Budget) and self.sampler != "any_order":
             raise DecodingError(
-                "quota: a total-correlation budget needs the joint of all candidates; expected "
-                "mode 'block', found 'full'"
+                "sampler: expected 'any_order' with a budget (it is spent while tokens are fixed "
+                f"one by one), found {self.sampler!r}"
             )
 
     def _check_rest(self) -> None:
         if self.revision is not None and self.steps is None:
             raise DecodingError("revision: expected `steps`, which say when to stop, found none")
+        if self.stochastic and self.steps is None:
+            raise DecodingError("stochastic: expected `steps`, which say when to stop, found none")
         if not 0.0 <= self.guidance < float("inf"):
             raise DecodingError(
                 f"guidance: expected a finite number of at least 0, found {self.guidance}"
@@ -256,80 +271,6 @@ class DecodingOptions:
         limit = self.mask_ratio_limit
         if limit is not None and not 0.0 <= limit <= 1.0:
             raise DecodingError(f"mask_ratio_limit: expected 0 to 1, found {limit}")
-
-
-def check_prompts(prompts: Sequence[Tensor], num_categories: int) -> None:
-    """Checks that prompts are lists of visible tokens.
-
-    Args:
-        prompts: Ids of each row.
-        num_categories: V.
-
-    Raises:
-        DecodingError: If there is none, or one is no (P,) int64 tensor of ids in [0, V), or two
-            lie on different devices.
-    """
-    _check_rows("prompts", prompts)
-    _check_ids("prompts", prompts, num_categories, mask_id=None)
-
-
-def check_sequences(sequences: Sequence[Tensor], steps: int, model: Decodable) -> None:
-    """Checks that sequences hold visible and masked tokens and fit the model.
-
-    Args:
-        sequences: Ids of each row.
-        steps: Denoiser calls.
-        model: What shall fill them.
-
-    Raises:
-        DecodingError: If there is none, or one is no (L,) int64 tensor of at most `max_length`
-            ids in [0, V) or equal to the mask id, or two lie on different devices, or no row has
-            as many masked tokens as there are steps.
-    """
-    _check_rows("sequences", sequences)
-    longest = max(range(len(sequences)), key=lambda i: len(sequences[i]))
-    if len(sequences[longest]) > model.max_length:
-        raise DecodingError(
-            f"sequences[{longest}]: expected at most {model.max_length} tokens, "
-            f"found {len(sequences[longest])}"
-        )
-    _check_ids("sequences", sequences, model.num_categories, model.mask_id)
-    most = max(int((sequence == model.mask_id).sum()) for sequence in sequences)
-    if not 1 <= steps <= most:
-        raise DecodingError(
-            f"steps: expected 1 to {most}, the most masked tokens of a sequence, found {steps}"
-        )
-
-
-def _check_rows(name: str, rows: Sequence[Tensor]) -> None:
-    if not len(rows):
-        raise DecodingError(f"{name}: expected at least one, found none")
-    for i, row in enumerate(rows):
-        if row.dim() != 1 or row.dtype != torch.int64:
-            raise DecodingError(
-                f"{name}[{i}]: expected int64 of one dimension, found {row.dtype} of shape "
-                f"{tuple(row.shape)}"
-            )
-        if row.device != rows[0].device:
-            raise DecodingError(
-                f"{name}[{i}]: expected device {rows[0].device}, found {row.device}"
-            )
-
-
-def _check_ids(name: str, rows: Sequence[Tensor], num_categories: int, mask_id: int | None) -> None:
-    ids = torch.cat(tuple(rows))
-    wrong = (ids < 0) | (ids >= num_categories)
-    if mask_id is not None:
-        wrong &= ids != mask_id
-    if not bool(wrong.any()):
-        return
-    place = int(wrong.byte().argmax())
-    ends = torch.tensor([len(row) for row in rows]).cumsum(dim=0)
-    also = "" if mask_id is None else f" or the mask id {mask_id}"
-    raise DecodingError(
-        f"{name}[{int((ends <= place).sum())}]: expected ids 0 to {num_categories - 1}{also}, "
-        f"found {int(ids[place])}"
-    )
 
 
 def _one_of(name: str, found: str, known: Iterable[str]) -> None:

@@ -6,10 +6,9 @@ distribution says and commits at least one token a row, so no region takes more 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -81,7 +80,7 @@ class Threshold:
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        _within("threshold", self.probability, 0.0, 1.0)
+        check_within("threshold", self.probability, 0.0, 1.0)
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -102,7 +101,7 @@ class Factor:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _within("factor", self.factor, 0.0, float("inf"))
+        check_within("factor", self.factor, 0.0, float("inf"))
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -125,7 +124,7 @@ class EntropyBound:
     bound: float = 0.1
 
     def __post_init__(self) -> None:
-        _within("entropy_bound", self.bound, -1.0, float("inf"))
+        check_within("entropy_bound", self.bound, -1.0, float("inf"))
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -149,8 +148,8 @@ class Klass:
     probability: float = 0.6
 
     def __post_init__(self) -> None:
-        _within("klass divergence", self.divergence, 0.0, float("inf"))
-        _within("klass probability", self.probability, 0.0, 1.0)
+        check_within("klass divergence", self.divergence, 0.0, float("inf"))
+        check_within("klass probability", self.probability, 0.0, 1.0)
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -159,76 +158,6 @@ class Klass:
         settled = divergence(view.marginals, view.previous) <= self.divergence
         confident = view.confidences >= self.probability
         return _at_least_one(view, view.candidates & settled & confident)
-
-
-@dataclass(frozen=True)
-class TotalCorrelation:
-    """Commits tokens, best first, while their dependence under the exact joint stays in a budget.
-
-    A token that would exceed it is passed over, so the set is as large as a greedy one can be. The
-    dependence of a set is the sum of its pairs' exact mutual informations (the total correlation's
-    first-order part, which the factorised output cannot tell). For a factorised distribution every
-    set is free and everything is committed at once. Cost: the circuit's pairwise query
-    (`pcircuits.queries.mutual_information`) at every step, far more than its marginals.
-
-    Attributes:
-        budget: ε in nats, at least 0.
-    """
-
-    budget: float = 0.5
-
-    def __post_init__(self) -> None:
-        _within("total_correlation", self.budget, -1.0, float("inf"))
-
-    def choose(self, view: QuotaView) -> Tensor:
-        """See `AdaptiveQuota`."""
-        dependence = view.distribution.mutual_information()  # (B, W, W)
-        rows = torch.arange(len(view.order), device=view.order.device)
-        chosen = torch.zeros_like(view.candidates)
-        spent = dependence.new_zeros(len(rows))
-        for place in range(int(view.candidates.sum(dim=1).max())):
-            position = view.order[:, place]
-            after = spent + (dependence[rows, position] * chosen).sum(dim=1)
-            taken = view.candidates[rows, position] & (after <= self.budget)
-            chosen[rows, position] |= taken
-            spent = torch.where(taken, after, spent)
-        return _at_least_one(view, chosen)
-
-
-QUOTAS: Mapping[str, Callable[..., AdaptiveQuota]] = MappingProxyType(
-    {
-        "threshold": Threshold,
-        "factor": Factor,
-        "entropy_bound": EntropyBound,
-        "klass": Klass,
-        "total_correlation": TotalCorrelation,
-    }
-)
-
-
-def quota_from_text(text: str) -> AdaptiveQuota:
-    """Reads a rule such as "threshold=0.9", "klass=0.01,0.6" or "entropy_bound".
-
-    Args:
-        text: A name in `QUOTAS`, with its numbers in order if others than the default are wanted.
-
-    Raises:
-        DecodingError: If the name is unknown, or the numbers are too many, impossible or none.
-    """
-    name, _, numbers = text.partition("=")
-    if name not in QUOTAS:
-        listed = ", ".join(repr(known) for known in QUOTAS)
-        raise DecodingError(f"quota: expected one of {listed}, found {text!r}")
-    try:
-        values = [float(number) for number in numbers.split(",")] if numbers else []
-    except ValueError as error:
-        raise DecodingError(f"quota: expected numbers after {name!r}, found {text!r}") from error
-    most = len(fields(QUOTAS[name]))  # type: ignore[arg-type]
-    if len(values) > most:
-        raise DecodingError(
-            f"quota: expected at most {most} numbers after {name!r}, found {text!r}"
-        )
-    return QUOTAS[name](*values)
 
 
 def divergence(marginals: Tensor, before: Tensor) -> Tensor:
@@ -252,7 +181,12 @@ def _at_least_one(view: QuotaView, chosen: Tensor) -> Tensor:
     return torch.where(chosen.any(dim=1, keepdim=True), chosen, first)
 
 
-def _within(name: str, found: float, above: float, most: float) -> None:
+def check_within(name: str, found: float, above: float, most: float) -> None:
+    """Checks a finite number above a limit (-1: at least 0) and up to another.
+
+    Raises:
+        DecodingError: If it is not.
+    """
     if not above < found <= most or found == float("inf") or (above < 0 and found < 0):
         least = "at least 0" if above < 0 else f"above {above:g}"
         limit = "" if most == float("inf") else f" and at most {most:g}"

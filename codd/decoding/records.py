@@ -16,12 +16,15 @@ class StepRecord:
         num_steps: Steps in all; at most so many with an adaptive quota.
         tokens: (B, N) new tokens, the mask id where still masked.
         fixed: (B, N) bool, True where this step fixed a token.
+        log_probs: (B, N) log-probabilities under the step's marginals of what it fixed, else zero;
+            None if not asked for.
     """
 
     step: int
     num_steps: int
     tokens: Tensor
     fixed: Tensor
+    log_probs: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +37,10 @@ class Generation:
         completions: (B, N) the new tokens alone.
         fixed_at: (B, N) int64, the step at which each was fixed, from 0; -1 if it never was.
         history: The state after each step if it was asked for, else empty.
-        denoiser_calls: Number of calls, each for the whole batch.
+        denoiser_calls: Number of calls, each for all rows that were unfinished.
         denoiser_seconds: Wall time of these calls.
         coupling_seconds: Wall time of building the distributions, choosing and drawing.
+        calls: (B,) int64, the calls that each row took part in.
         lengths: (B,) int64, new tokens of each row up to and with its end; None when filling in.
         log_probs: (B, N) log-probability that the marginal of its step gave each token, zero where
             none was fixed; None if not asked for.
@@ -49,10 +53,11 @@ class Generation:
     denoiser_calls: int
     denoiser_seconds: float
     coupling_seconds: float
+    calls: Tensor
     lengths: Tensor | None = None
     log_probs: Tensor | None = None
 
     @property
     def tokens_per_forward(self) -> float:
-        """Tokens that each denoiser call fixed in the mean row."""
-        return float((self.fixed_at >= 0).sum()) / len(self.fixed_at) / max(self.denoiser_calls, 1)
+        """Tokens fixed in a row by a denoiser call that it took part in, on average."""
+        return float((self.fixed_at >= 0).sum()) / max(int(self.calls.sum()), 1)

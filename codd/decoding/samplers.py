@@ -202,9 +202,10 @@ def draw(
     """
     if temperature == 0.0:
         return probabilities.argmax(dim=-1)
-    weights = probabilities
+    # In float32 the noise of a draw has too few values and sharpens it (arXiv 2409.02908).
+    weights = probabilities.double()
     if temperature != 1.0:
-        weights = torch.softmax(probabilities.log() / temperature, dim=-1)
+        weights = torch.softmax(weights.log() / temperature, dim=-1)
     if top_p is not None and top_p < 1.0:
         weights = _nucleus(weights, top_p)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)

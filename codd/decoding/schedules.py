@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -12,12 +13,13 @@ class Schedule(Protocol):
     def num_steps(self, length: int) -> int:
         """Number of steps that fix `length` masked tokens."""
 
-    def quota(self, masked: Tensor, steps_left: int) -> Tensor:
+    def quota(self, masked: Tensor, steps_left: int, generator: torch.Generator) -> Tensor:
         """Number of tokens to fix now.
 
         Args:
             masked: (B,) int64 tokens still masked.
             steps_left: Steps left, this one included.
+            generator: Source of the number where it is random.
 
         Returns:
             (B,) int64, at most `masked`.
@@ -41,9 +43,34 @@ class EvenSchedule:
         """Number of steps, whatever the length."""
         return self.steps
 
-    def quota(self, masked: Tensor, steps_left: int) -> Tensor:
+    def quota(self, masked: Tensor, steps_left: int, generator: torch.Generator) -> Tensor:
         """Number of tokens to fix now, (B,): masked / steps_left, rounded up."""
         return (masked + steps_left - 1) // steps_left
+
+
+@dataclass(frozen=True)
+class StochasticSchedule:
+    """Unmasks each token by itself, at a step drawn uniformly from those left.
+
+    The reverse process of masked diffusion under the linear schedule: from noise level t to s a
+    masked token is fixed with probability (t - s) / t = 1 / steps left (MDLM, Sahoo et al. 2024,
+    arXiv 2406.07524, eq. 6). Under random selection this is that process; other selections draw
+    the number alone.
+
+    Attributes:
+        steps: Number of steps.
+    """
+
+    steps: int
+
+    def num_steps(self, length: int) -> int:
+        """Number of steps, whatever the length."""
+        return self.steps
+
+    def quota(self, masked: Tensor, steps_left: int, generator: torch.Generator) -> Tensor:
+        """Number of tokens to fix now, (B,): binomial, 0 to all that are masked."""
+        share = torch.full_like(masked, 1.0 / steps_left, dtype=torch.float64)
+        return torch.binomial(masked.double(), share, generator=generator).long()
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ class FixedSchedule:
         """Number of steps: length / tokens_per_step, rounded up."""
         return -(-length // self.tokens_per_step)
 
-    def quota(self, masked: Tensor, steps_left: int) -> Tensor:
+    def quota(self, masked: Tensor, steps_left: int, generator: torch.Generator) -> Tensor:
         """Number of tokens to fix now, (B,), whatever the number of steps left."""
         return masked.clamp(max=self.tokens_per_step)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
 from codd.decoding.base import Capturable, Decodable
+from codd.decoding.budgets import Budget, spend
 from codd.decoding.calls import DenoiserCalls, View
 from codd.decoding.clock import Clock
 from codd.decoding.options import DecodingOptions
 from codd.decoding.quotas import AdaptiveQuota, Klass, QuotaView
 from codd.decoding.revision import take_back
-from codd.decoding.samplers import SAMPLERS
+from codd.decoding.rules import Quota
+from codd.decoding.samplers import SAMPLERS, Commitment
 from codd.decoding.schedules import Schedule
 from codd.decoding.selection import score, select
 from codd.decoding.windows import minimum_cover
@@ -32,6 +34,7 @@ class Scene:
         rows: (B,) int64, which rows of the whole batch these are.
         tokens: (B, L) ids in view.
         valid: (B, L) bool, False at padding.
+        padded: Whether any row has padding.
         given: (B, L) bool, True at prompts and visible tokens that were never to be generated.
         schedule: How many tokens to fix, if the quota is not adaptive.
         steps_left: Steps left in this region, this one included.
@@ -43,6 +46,7 @@ class Scene:
     rows: Tensor
     tokens: Tensor
     valid: Tensor
+    padded: bool
     given: Tensor
     schedule: Schedule
     steps_left: int
@@ -71,22 +75,27 @@ class Draft:
 
 
 class Memory:
-    """The marginals of the step before, for rules that compare with them."""
+    """The marginals of the step before, for rules that compare with them.
 
-    def __init__(self) -> None:
-        """Starts with nothing remembered."""
-        self._marginals: dict[int, Tensor] = {}
+    Args:
+        num_rows: Rows of the whole batch.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+        self._marginals: Tensor | None = None
 
     def forget(self) -> None:
         """Forgets all: the next step looks at another window."""
-        self._marginals.clear()
+        self._marginals = None
 
-    def exchange(self, rows: Tensor, marginals: Tensor) -> Tensor | None:
-        """Remembers (B, W, V) marginals of rows (B,); returns those before, None at the first."""
-        before = [self._marginals.get(row) for row in rows.tolist()]
-        self._marginals.update(zip(rows.tolist(), marginals, strict=True))
-        known = [each for each in before if each is not None]
-        return torch.stack(known) if len(known) == len(before) else None
+    def exchange(self, rows: Tensor, marginals: Tensor) -> Tensor:
+        """Remembers (b, W, V) marginals of rows (b,); returns those before, NaN where none were."""
+        if self._marginals is None:
+            self._marginals = marginals.new_full((self._num_rows, *marginals.shape[1:]), torch.nan)
+        before = self._marginals[rows]
+        self._marginals[rows] = marginals
+        return before
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class Stepper:
     generator: torch.Generator
     clock: Clock
     calls: DenoiserCalls
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory
 
     def step(self, scene: Scene) -> tuple[Tensor, Tensor | None]:
         """Fixes some tokens of the region at the end of what is in view.
@@ -131,9 +140,9 @@ class Stepper:
                 scene.tokens,
                 log_probs if self.options.log_probs else None,
             )
-            revised = self._revised(scene, count)
-            counts = scene.schedule.quota(count, scene.steps_left) + revised.sum(dim=1)
-            counts = torch.minimum(counts, count)
+            counts = scene.schedule.quota(count, scene.steps_left, self.generator)
+            revised = self._revised(scene, count - counts)
+            counts = torch.minimum(counts + revised.sum(dim=1), count)
             if self.options.mode == "block":
                 start = torch.full_like(counts, scene.tokens.shape[1] - self.model.window)
                 draft = self._commit(draft, start, masked, counts, self.options.quota)
@@ -143,11 +152,11 @@ class Stepper:
 
     def _denoise(self, scene: Scene) -> DenoiserOutput:
         """One call; with guidance both with and without what was given."""
-        weight, valid = self.options.guidance, scene.valid
+        weight = self.options.guidance
         view = View(
             scene.rows,
             scene.tokens,
-            None if bool(valid.all()) else valid,
+            scene.valid if scene.padded else None,
             region_length=self.options.region_length,
             first=scene.first,
             ahead=scene.ahead,
@@ -166,15 +175,13 @@ class Stepper:
         limit = self.options.mask_ratio_limit
         return mask_ratio < (float("inf") if limit is None else limit)
 
-    def _revised(self, scene: Scene, masked: Tensor) -> Tensor:
-        """(B, L) bool, the tokens to mask again."""
+    def _revised(self, scene: Scene, room: Tensor) -> Tensor:
+        """(B, L) bool, the tokens to mask again; (B,) as many more can be committed for them."""
         committed = ~scene.given & scene.valid & (scene.tokens != self.model.mask_id)
         committed[:, : -self.options.region_length] = False
         if self.options.revision is None:
             return torch.zeros_like(committed)
         probability = self.options.revision.probability(scene.steps_left, scene.steps)
-        # As many more have to be committed now, of those that are masked.
-        room = masked - scene.schedule.quota(masked, scene.steps_left)
         return take_back(committed, room, probability, self.generator)
 
     def _commit_anywhere(self, draft: Draft, masked: Tensor, counts: Tensor) -> Draft:
@@ -184,14 +191,21 @@ class Stepper:
         log_probs = logits.log_softmax(dim=-1)
         visible = draft.tokens[:, -region:]
         single = FactorisedDistribution(log_probs, visible, torch.zeros_like(candidates))
-        allowed, number = self._chosen(
-            draft.scene.rows, single, candidates, counts, self.options.quota
-        )
-        selected = torch.zeros_like(masked)
-        selected[:, -region:] = allowed
-        if self.options.quota is None:
+        quota, selected = self.options.quota, torch.zeros_like(masked)
+        if quota is None or isinstance(quota, Budget):
             scores = self._scores(single.marginals, candidates)
+            number = counts if quota is None else counts.clamp(max=1)
             selected[:, -region:] = select(scores, candidates, number)
+        else:
+            selected[:, -region:], _ = self._chosen(
+                draft.scene.rows, single, candidates, counts, quota
+            )
+        if isinstance(quota, Budget):
+            # A joint is needed to spend it: of the window around the best position.
+            start = minimum_cover(selected, self.model.window)[0].start
+            place = torch.arange(masked.shape[1], device=masked.device) - start[:, None]
+            inside = masked & (place >= 0) & (place < self.model.window)
+            return self._commit(draft, start, inside, inside.sum(dim=1), quota)
         for window in minimum_cover(selected, self.model.window):
             draft = self._commit(
                 draft, window.start, window.covered, window.covered.sum(dim=1), None
@@ -224,9 +238,13 @@ class Stepper:
         start: Tensor,
         candidates: Tensor,
         counts: Tensor,
-        quota: AdaptiveQuota | None,
+        quota: Quota | None,
     ) -> Draft:
         """Draws `counts` (B,) of the candidates (B, L) of each row's window at `start` (B,)."""
+        if self.options.lockstep:  # every row has its tokens to fix: nothing to wait for
+            rows = torch.arange(len(counts), device=counts.device)
+            coupling = self.options.coupling
+            return self._commit_rows(draft, rows, start, candidates, counts, quota, coupling)
         for coupling, group in ((self.options.coupling, True), ("factorised", False)):
             rows = torch.nonzero((draft.coupled == group) & (counts > 0)).squeeze(1)
             if len(rows):
@@ -240,7 +258,7 @@ class Stepper:
         start: Tensor,
         candidates: Tensor,
         counts: Tensor,
-        quota: AdaptiveQuota | None,
+        quota: Quota | None,
         coupling: str | CouplingSettings | None,
     ) -> Draft:
         """The same for some of the rows, all of one coupling."""
@@ -252,17 +270,15 @@ class Stepper:
             current,
             start[rows],
             coupling,
-            None if bool(valid.all()) else valid,
+            valid if draft.scene.padded else None,
         )
-        allowed, number = self._chosen(
+        drawn = self._drawn(
             draft.scene.rows[rows],
             distribution,
             candidates[rows].gather(1, within),
             counts[rows],
             quota,
         )
-        sampler = SAMPLERS[self.options.sampler]
-        drawn = sampler(distribution, allowed, number, self.options.rule, self.generator)
         window = torch.where(drawn.chosen, drawn.tokens, current.gather(1, within))
         tokens = draft.tokens.index_copy(0, rows, current.scatter(1, within, window))
         log_probs = draft.log_probs
@@ -274,6 +290,21 @@ class Stepper:
             added = own.scatter(1, within, own.gather(1, within) + taken)
             log_probs = log_probs.index_copy(0, rows, added)
         return replace(draft, tokens=tokens, log_probs=log_probs)
+
+    def _drawn(
+        self,
+        rows: Tensor,
+        distribution: TokenDistribution,
+        candidates: Tensor,
+        counts: Tensor,
+        quota: Quota | None,
+    ) -> Commitment:
+        """What is fixed of the candidates (B, W) of one window of each row."""
+        if isinstance(quota, Budget):
+            return spend(quota, distribution, candidates, self.options.rule, self.generator)
+        allowed, number = self._chosen(rows, distribution, candidates, counts, quota)
+        sampler = SAMPLERS[self.options.sampler]
+        return sampler(distribution, allowed, number, self.options.rule, self.generator)
 
     def _distribution(
         self,

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from codd.coupling.couplings import CouplingSettings
 from codd.decoding.base import Decodable
 from codd.decoding.loop import Generation, generate
 from codd.errors import EvaluationError
-from codd.evaluation.ngram import NGramJudge, ngram_distance, ngram_entropy
+from codd.evaluation.ngram import NGramJudge, ngram_distance, ngram_surprises
 from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, mean, ratio
 from codd.evaluation.words import unknown_words
 from codd.vocabulary import Vocabulary
@@ -113,15 +114,20 @@ class TextQuality:
 
     Attributes:
         scores: (N,) mean judge log-probability per token of each window, in nats.
-        entropy: Of the 3-grams in all windows, in nats.
+        surprises: (N,) mean of -log(frequency among all windows) of each window's 3-grams, nats.
         unknown_words: Share of complete words that the training text does not know.
         distance: Jensen-Shannon distance of the 3-grams from those of the training text.
     """
 
     scores: Tensor = field(repr=False)
-    entropy: Estimate
+    surprises: Tensor = field(repr=False)
     unknown_words: Estimate
     distance: Estimate = UNDEFINED
+
+    @property
+    def entropy(self) -> Estimate:
+        """Of the 3-grams in all windows, in nats."""
+        return mean(self.surprises)
 
     @property
     def score(self) -> Estimate:
@@ -198,7 +204,7 @@ class FewStepResult:
                     "batch_size": protocol.batch_size,
                     "windows": len(self.real.scores),
                 },
-                "real": _quality_json(self.real),
+                "real": quality_json(self.real),
                 "cells": [self._cell_json(cell) for cell in self.cells.values()],
             }
         )
@@ -211,7 +217,7 @@ class FewStepResult:
             "label": cell.label,
             "order": cell.order,
             "tokens_per_step": cell.tokens_per_step,
-            **_quality_json(cell.quality),
+            **quality_json(cell.quality),
             "recovered": self.recovered(cell.label, cell.order, cell.tokens_per_step),
             "steps": cell.steps,
             "denoiser_seconds_per_step": cell.denoiser_seconds,
@@ -281,7 +287,7 @@ def measure_few_step(
         cells[key] = _cell(key, prompts, variants[key[0]], judges, protocol)
         if progress is not None:
             progress(done, len(keys))
-    return FewStepResult(protocol, cells, _judge(truth, prompts, judges))
+    return FewStepResult(protocol, cells, judge(truth, prompts, judges))
 
 
 def _cell(
@@ -292,34 +298,63 @@ def _cell(
     protocol: FewStepProtocol,
 ) -> FewStepCell:
     label, order, pace = key
-    batches = [
-        generate(
-            variant.model,
-            batch.unbind(),
-            protocol.block,
-            tokens_per_step=pace,
-            block_length=protocol.block,
-            selection=order,
-            sampler=variant.sampler,
-            temperature=variant.temperature,
-            top_p=variant.top_p,
-            coupling=variant.coupling,
-            mask_ratio_limit=variant.mask_ratio_limit,
-            seed=protocol.seed + i,
-        )
-        for i, batch in enumerate(prompts.split(protocol.batch_size))
-    ]
+    batches = continue_prompts(
+        variant,
+        prompts,
+        protocol.block,
+        batch_size=protocol.batch_size,
+        seed=protocol.seed,
+        tokens_per_step=pace,
+        selection=order,
+    )
     completions = torch.cat([batch.completions for batch in batches])
     denoiser, coupling = _seconds_per_step(batches)
     return FewStepCell(
         label=label,
         order=order,
         tokens_per_step=pace,
-        quality=_judge(completions, prompts, judges),
+        quality=judge(completions, prompts, judges),
         denoiser_seconds=denoiser,
         coupling_seconds=coupling,
         steps=batches[0].denoiser_calls,
     )
+
+
+def continue_prompts(
+    variant: FewStepVariant,
+    prompts: Tensor,
+    block: int,
+    *,
+    batch_size: int,
+    seed: int,
+    **pace: Any,
+) -> list[Generation]:
+    """Continues prompts by one block, batch after batch.
+
+    Args:
+        variant: How to decode.
+        prompts: (N, P) int64.
+        block: Tokens to generate.
+        batch_size: Prompts decoded at once.
+        seed: Of the first batch; each has its own.
+        **pace: Arguments of `generate` that say how fast and in which order.
+    """
+    return [
+        generate(
+            variant.model,
+            batch.unbind(),
+            block,
+            block_length=block,
+            sampler=variant.sampler,
+            temperature=variant.temperature,
+            top_p=variant.top_p,
+            coupling=variant.coupling,
+            mask_ratio_limit=variant.mask_ratio_limit,
+            seed=seed + i,
+            **pace,
+        )
+        for i, batch in enumerate(prompts.split(batch_size))
+    ]
 
 
 def _seconds_per_step(batches: Sequence[Generation]) -> tuple[float, float]:
@@ -329,17 +364,19 @@ def _seconds_per_step(batches: Sequence[Generation]) -> tuple[float, float]:
     return denoiser / calls, coupling / calls
 
 
-def _judge(completions: Tensor, prompts: Tensor, judges: Judges) -> TextQuality:
+def judge(completions: Tensor, prompts: Tensor, judges: Judges) -> TextQuality:
+    """What the judges say of (N, block) completions of (N, P) prompts."""
     texts = [judges.vocabulary.decode(row) for row in completions.cpu()]
     return TextQuality(
         scores=judges.ngram.log_prob(completions, prompts).mean(dim=1),
-        entropy=ngram_entropy(completions),
+        surprises=ngram_surprises(completions),
         unknown_words=unknown_words(texts, judges.known_words),
         distance=ngram_distance(completions, judges.ngram, min(3, judges.ngram.order)),
     )
 
 
-def _quality_json(quality: TextQuality) -> dict[str, object]:
+def quality_json(quality: TextQuality) -> dict[str, object]:
+    """The figures of a quality, for `json_ready`."""
     return {
         "score": quality.score,
         "perplexity": quality.perplexity,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codd.errors import EvaluationError
-from codd.evaluation.statistics import Estimate, standard_error
+from codd.evaluation.statistics import Estimate, mean
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -175,6 +175,19 @@ def ngram_entropy(sequences: Tensor, n: int = 3) -> Estimate:
     Raises:
         EvaluationError: If a window is shorter than n.
     """
+    return mean(ngram_surprises(sequences, n))
+
+
+def ngram_surprises(sequences: Tensor, n: int = 3) -> Tensor:
+    """(N,) mean surprise of each window's n-grams by their frequency in all windows, in nats.
+
+    Args:
+        sequences: (N, L) int64 ids.
+        n: Tokens in a row.
+
+    Raises:
+        EvaluationError: If a window is shorter than n.
+    """
     if sequences.dim() != 2 or not 1 <= n <= sequences.shape[1]:
         raise EvaluationError(
             f"sequences: expected (N, L) with L at least n = {n}, found {tuple(sequences.shape)}"
@@ -183,9 +196,8 @@ def ngram_entropy(sequences: Tensor, n: int = 3) -> Estimate:
     _, kind, counts = torch.unique(
         grams.reshape(-1, n), dim=0, return_inverse=True, return_counts=True
     )
-    surprise = -(counts[kind].double() / len(kind)).log().view(grams.shape[:2])
-    per_window = surprise.mean(dim=1)
-    return Estimate(float(per_window.mean()), standard_error(per_window))
+    surprise: Tensor = -(counts[kind].double() / len(kind)).log().view(grams.shape[:2])
+    return surprise.mean(dim=1)
 
 
 def ngram_distance(sequences: Tensor, judge: NGramJudge, n: int = 3) -> Estimate:

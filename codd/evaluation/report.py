@@ -27,9 +27,9 @@ def gap_table(result: GapResult) -> Table:
         table.add_column(f"{ratio:.3g}", justify="right")
     table.add_column("mean from 1/4", justify="right")
     for label in (SEQUENTIAL, FACTORISED, *result.variants):
-        table.add_row(label, *(_figure(e, 3) for e in result.level(label)), "")
+        table.add_row(label, *(figure(e, 3) for e in result.level(label)), "")
     table.add_section()
-    table.add_row("gap", *(_figure(e, 3) for e in result.gap()), "")
+    table.add_row("gap", *(figure(e, 3) for e in result.gap()), "")
     for label in result.variants:
         shares = (_percent(e) for e in result.closed(label))
         table.add_row(f"closed by {label}", *shares, _percent(result.mean_closed(label)))
@@ -125,14 +125,15 @@ def _cell_row(result: FewStepResult, cell: FewStepCell) -> list[str]:
 
 def _quality_cells(quality: TextQuality) -> list[str]:
     return [
-        _figure(quality.score, 3),
-        _figure(quality.entropy, 3),
+        figure(quality.score, 3),
+        figure(quality.entropy, 3),
         _percent(quality.unknown_words),
         _figure(quality.distance, 3),
     ]
 
 
-def _figure(estimate: Estimate, digits: int) -> str:
+def figure(estimate: Estimate, digits: int) -> str:
+    """An estimate with its standard error."""
     return f"{estimate.value:.{digits}f} ±{estimate.standard_error:.{digits}f}"
 
 

@@ -126,6 +126,24 @@ def bootstrap(
     return Interval(value, low, high, confidence)
 
 
+def resampling_weights(num_windows: int, seed: int, resamples: int = 1000) -> Tensor:
+    """(R, N) weights of the windows in each of R bootstrap resamples; rows sum to one.
+
+    The mean of (N,) figures in each resample is the product with them; used for several figures of
+    the same windows they stay paired.
+
+    Args:
+        num_windows: N.
+        seed: Of the resamples.
+        resamples: R.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(num_windows, (resamples, num_windows), generator=generator)
+    counts = torch.zeros(resamples, num_windows, dtype=torch.float64)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+    return counts / num_windows
+
+
 def json_ready(value: object) -> object:
     """Turns estimates, mappings, sequences and numbers into what JSON can hold.
 

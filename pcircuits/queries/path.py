@@ -117,6 +117,7 @@ class PathValues:
 
     def require_messages(self, nodes: np.ndarray) -> None:
         """See `LazyValues`."""
+        nodes = np.unique(nodes)  # several examples may ask for one variable
         places = self._path.place_of_fold[nodes]
         self._descend(int(places.max()))
         self._climb(int(places.min()))

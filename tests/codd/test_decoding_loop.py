@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from codd.decoding.loop import Generation, StepRecord, generate, infill
+from codd.decoding.loop import Generation, StepRecord, generate, infill, stream
 from codd.decoding.selection import SELECTIONS
 from codd.errors import DecodingError
 from tests.support.decoding import (
@@ -276,3 +276,83 @@ def test_bad_infilling_is_refused(sequences: Any, steps: int, message: str) -> N
     model = CountingModel(num_categories=3, max_length=8, window=4, block=4)
     with pytest.raises(DecodingError, match=message):
         infill(model, sequences, steps)
+
+
+def test_a_stream_yields_what_a_callback_is_told_and_returns_the_whole(model: MixtureModel) -> None:
+    told: list[StepRecord] = []
+    whole = generate(
+        model, empty_prompts(7), 4, tokens_per_step=3, callback=told.append, log_probs=True
+    )
+    steps = stream(
+        model,
+        empty_prompts(7),
+        gen_length=4,
+        tokens_per_step=3,
+        log_probs=True,
+        record_history=True,
+    )
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            found = end.value
+            break
+    assert [record.tokens.tolist() for record in seen] == [r.tokens.tolist() for r in told]
+    assert found.completions.tolist() == whole.completions.tolist()
+    assert found.history == tuple(seen) and seen[0].num_steps == 2
+    first, last = (record.log_probs for record in seen)
+    assert first is not None and last is not None and found.log_probs is not None
+    torch.testing.assert_close((first + last).to(found.log_probs.dtype), found.log_probs)
+
+
+def test_a_stream_checks_at_once_and_computes_only_what_is_asked_for(model: MixtureModel) -> None:
+    with pytest.raises(DecodingError, match="steps, tokens_per_step"):
+        stream(model, empty_prompts(1), new_tokens=4)
+    model.calls.clear()
+    steps = stream(model, empty_prompts(1), new_tokens=4, steps=4)
+    assert not model.calls
+    next(steps)
+    assert len(model.calls) == 1
+
+
+def test_stochastic_steps_fix_each_token_at_a_uniform_step() -> None:
+    model = mixture_model(4, 3, window=4, block=4, seed=2)
+    found = generate(
+        model, empty_prompts(3000), 4, 4, stochastic=True, selection="random", coupling="copula"
+    )
+    assert_follows(found.completions, joint_table(model))
+    shares = torch.bincount(found.fixed_at.flatten(), minlength=4).double() / found.fixed_at.numel()
+    assert float((shares - 0.25).abs().max()) < 4 * (0.25 * 0.75 / 12_000) ** 0.5
+    together = (found.fixed_at == 0).sum(dim=1)
+    assert sorted(set(together.tolist())) == [0, 1, 2, 3, 4]
+    with pytest.raises(DecodingError, match="stochastic: expected `steps`"):
+        generate(model, empty_prompts(1), 4, tokens_per_step=1, stochastic=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quota": "threshold=0.6"},
+        {"tokens_per_step": 1, "remasking": "random"},
+        {"num_steps": 3, "revision": "remdm_cap=0.5"},
+        {"steps": 2, "guidance": 0.5, "log_probs": True},
+        {"steps": 3, "stochastic": True},
+    ],
+    ids=str,
+)
+def test_infilling_takes_the_options_of_generation(
+    model: MixtureModel, options: dict[str, Any]
+) -> None:
+    told: list[StepRecord] = []
+    sequences = rows([3, 1, 3, 3], [0, 3, 3, 3])
+    found = infill(model, sequences, callback=told.append, record_history=True, **options)
+    assert bool((found.completions < 3).all()) and found.history == tuple(told)
+    assert [int(row[at]) for row, at in zip(found.tokens, (1, 0), strict=True)] == [1, 0]
+    assert found.fixed_at[0, 1] == found.fixed_at[1, 0] == -1
+    assert (found.log_probs is not None) == ("log_probs" in options)
+
+
+def test_infilling_refuses_what_is_about_prompts(model: MixtureModel) -> None:
+    with pytest.raises(DecodingError, match="block_length: expected none when filling in, found 2"):
+        infill(model, rows([3, 1, 3, 3]), 1, block_length=2)

@@ -24,7 +24,7 @@ def test_even_schedule_fixes_one_more_in_the_first_remainder_steps(
 ) -> None:
     left = torch.tensor(masked)
     for step in range(steps):
-        quota = EvenSchedule(steps).quota(left, steps - step)
+        quota = EvenSchedule(steps).quota(left, steps - step, generator())
         assert quota.tolist() == [m // steps + (step < m % steps) for m in masked]
         left = left - quota
     assert left.tolist() == [0] * len(masked)
@@ -35,7 +35,7 @@ def test_fixed_schedule_fixes_the_same_number_and_then_the_rest(masked: int, pac
     schedule, left, quotas = FixedSchedule(pace), torch.tensor([masked]), []
     steps = schedule.num_steps(masked)
     for step in range(steps):
-        quotas.append(int(schedule.quota(left, steps - step)))
+        quotas.append(int(schedule.quota(left, steps - step, generator())))
         left = left - quotas[-1]
     assert int(left) == 0
     assert quotas[:-1] == [pace] * (steps - 1)

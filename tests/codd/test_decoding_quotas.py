@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-import pcircuits as pc
-from codd.coupling.distribution import CoupledDistribution, FactorisedDistribution
+from codd.coupling.distribution import FactorisedDistribution
+from codd.decoding.budgets import TotalCorrelation
 from codd.decoding.loop import generate
 from codd.decoding.quotas import (
-    QUOTAS,
     AdaptiveQuota,
     EntropyBound,
     Factor,
     Klass,
     QuotaView,
     Threshold,
-    TotalCorrelation,
     divergence,
-    quota_from_text,
 )
+from codd.decoding.rules import QUOTAS, quota_from_text
 from codd.errors import DecodingError
 from tests.support.decoding import CountingModel, empty_prompts, mixture_model, rows
 
@@ -58,7 +53,6 @@ def chosen(quota: AdaptiveQuota, view: QuotaView) -> list[int]:
         (EntropyBound(0.5), [0, 2, 3]),
         (EntropyBound(0.0), [0]),
         (EntropyBound(2.0), [0, 1, 2, 3]),
-        (TotalCorrelation(0.0), [0, 1, 2, 3]),
     ],
 )
 def test_choices_by_hand(quota: AdaptiveQuota, expected: list[int]) -> None:
@@ -81,58 +75,10 @@ def test_klass_commits_what_is_confident_and_settled() -> None:
     assert float(divergence(TABLE, before)[0, 0]) == pytest.approx(expected)
 
 
-def coupled(seed: int) -> CoupledDistribution:
-    """A random chain over four tokens of three categories, two rows of potentials."""
-    plan = pc.compile_circuit(pc.families.hmm(length=4, num_states=3, num_categories=3))
-    parameters = pc.random_parameters(plan, seed=seed, spread=2.0, dtype=torch.float64)
-    potentials = torch.randn(
-        2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
-    hidden = torch.zeros(2, 4, dtype=torch.bool)
-    prepared = pc.prepare(plan, parameters)
-    return CoupledDistribution(plan, prepared, potentials, hidden.long(), hidden)
-
-
-def pair_information(joint: np.ndarray, i: int, j: int) -> float:
-    other = tuple(k for k in range(joint.ndim) if k not in (i, j))
-    pair = joint.sum(axis=other)
-    single = np.outer(pair.sum(axis=1), pair.sum(axis=0))
-    return float((pair * np.log(pair / single)).sum())
-
-
-@pytest.mark.parametrize("budget", [0.0, 0.02, 0.1, 0.3, 5.0])
-@pytest.mark.parametrize("seed", range(3))
-def test_total_correlation_is_the_greedy_set_of_the_enumerated_joint(
-    seed: int, budget: float
-) -> None:
-    distribution = coupled(seed)
-    worlds = torch.tensor(list(itertools.product(range(3), repeat=4)))
-    scores = torch.rand(2, 4, generator=torch.Generator().manual_seed(seed))
-    allowed = torch.tensor([[True] * 4, [True, False, True, True]])
-    view = QuotaView(distribution, distribution.marginals, allowed, scores)
-    found = TotalCorrelation(budget).choose(view)
-    for row in range(2):
-        single = replace(
-            distribution,
-            log_potentials=distribution.log_potentials[[row] * len(worlds)],
-            values=distribution.values[[row] * len(worlds)],
-            observed=distribution.observed[[row] * len(worlds)],
-        )
-        joint = single.log_prob(worlds).exp().numpy().reshape(3, 3, 3, 3)
-        kept: list[int] = []
-        spent = 0.0
-        for i in scores[row].argsort(descending=True).tolist():
-            more = sum(pair_information(joint, i, j) for j in kept)
-            if allowed[row, i] and spent + more <= budget:
-                kept.append(i)
-                spent += more
-        assert found[row].nonzero().flatten().tolist() == sorted(kept)
-
-
 @pytest.mark.parametrize("mode", ["block", "full"])
-@pytest.mark.parametrize("name", [name for name in QUOTAS if name != "total_correlation"])
-@pytest.mark.parametrize("sampler", ["exact", "any_order"])
-def test_every_rule_fixes_every_token(mode: str, name: str, sampler: str) -> None:
+@pytest.mark.parametrize("name", QUOTAS)
+@pytest.mark.parametrize("sampler", [None, "any_order"])
+def test_every_rule_fixes_every_token(mode: str, name: str, sampler: str | None) -> None:
     model = mixture_model(4, 3, window=4, block=4, seed=2)
     found = generate(model, empty_prompts(20), 4, quota=name, mode=mode, sampler=sampler)
     assert bool((found.completions < 3).all()) and bool((found.fixed_at >= 0).all())
@@ -186,5 +132,5 @@ def test_rules_that_do_not_fit_are_refused() -> None:
     model = mixture_model(4, 3, window=4, block=4)
     with pytest.raises(DecodingError, match="expected exactly one of them"):
         generate(model, empty_prompts(1), 4, 2, quota="threshold")
-    with pytest.raises(DecodingError, match="expected mode 'block', found 'full'"):
-        generate(model, empty_prompts(1), 4, quota="total_correlation", mode="full")
+    with pytest.raises(DecodingError, match=r"expected 'any_order' with a budget.*found 'exact'"):
+        generate(model, empty_prompts(1), 4, quota="total_correlation", sampler="exact")
