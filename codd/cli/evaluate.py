@@ -77,7 +77,8 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         metavar="NAME",
         help=f"what to compare with the factorised output: some of {', '.join(RECIPES)}; default "
-        "all, without the -static ones for a model without modulator",
+        "all, without the -static ones for a model without modulator; with --temperatures some of "
+        "copula, copula-joint, copula-static",
     )
     _add_curves(parser)
     parser.add_argument(
@@ -200,7 +201,7 @@ def _measure_temperatures(
         tokens_per_step=tuple(args.tokens_per_step or usual),
         seed=args.seed,
     )
-    variants = Variants(model, train).for_frontier()
+    variants = Variants(model, train, args.variants).for_frontier()
     result = run_frontier(prompts, variants, make_judges(corpus, model.vocabulary, train), protocol)
     show_frontier(console, result)
     return write_frontier(args.out, result, about)

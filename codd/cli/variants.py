@@ -100,17 +100,28 @@ class Variants:
         return {FACTORISED: FewStepVariant(self.model, FACTORISED), **chosen}
 
     def for_frontier(self) -> dict[str, FewStepVariant]:
-        """The rivals first, then the couplings: tokens fixed one by one, and drawn jointly."""
+        """The rivals first, then the couplings: tokens fixed one by one, and drawn jointly.
+
+        Raises:
+            ConfigError: If a chosen name is none of them.
+        """
         own = {
             FACTORISED: FewStepVariant(self.model, FACTORISED, sampler="latent"),
             "product": FewStepVariant(self.model, "product", sampler="any_order"),
             "copula": FewStepVariant(self.model, "copula", sampler="any_order"),
-            "copula, drawn jointly": FewStepVariant(self.model, "copula", sampler="latent"),
+            "copula-joint": FewStepVariant(self.model, "copula", sampler="latent"),
         }
-        if self.model.modulator.kind == "static":
-            return own
-        static = self._with("static")
-        return {**own, "copula, static": FewStepVariant(static, "copula", sampler="any_order")}
+        if self.model.modulator.kind != "static":
+            static = self._with("static")
+            own["copula-static"] = FewStepVariant(static, "copula", sampler="any_order")
+        unknown = [name for name in self.names or () if name not in own]
+        if unknown:
+            raise ConfigError(
+                f"--variants: expected some of {', '.join(own)}; found {unknown[0]!r}"
+            )
+        rivals = (FACTORISED, "product")
+        kept = {name for name in own if self.names is None or name in self.names or name in rivals}
+        return {name: variant for name, variant in own.items() if name in kept}
 
     def for_quotas(self, rules: Sequence[str]) -> dict[str, QuotaFamily]:
         """One family for each kind of rule, without and with the circuit; budgets with it alone.

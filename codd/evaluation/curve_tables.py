@@ -83,17 +83,32 @@ def frontier_table(result: FrontierResult) -> Table:
 
 
 def frontier_verdict(result: FrontierResult) -> list[str]:
-    """For each order and pace which couplings beat all rivals and lie on the frontier."""
+    """For each order and pace the couplings that win, or how near each comes."""
     lines = []
     for order in result.protocol.orders:
         for pace in result.protocol.tokens_per_step:
             winners = [name for name in result.couplings if result.wins(name, order, pace)]
             told = f"met by {'; '.join(winners)}" if winners else "NOT met"
+            leads = (
+                f"{name} {_least_leads(result, name, order, pace)}" for name in result.couplings
+            )
             lines.append(
-                f"{order}, {pace} tokens a call: above {' and '.join(result.protocol.rivals)} at "
-                f"equal or higher entropy and on the frontier: {told}"
+                f"{order}, {pace} tokens a call, above {' and '.join(result.protocol.rivals)} at "
+                f"equal or higher entropy and on the frontier: {told}. Least lead of "
+                f"{'; '.join(leads)}"
             )
     return lines
+
+
+def _least_leads(result: FrontierResult, label: str, order: str, pace: int) -> str:
+    """A coupling and its least lead over each rival."""
+    told = []
+    for rival in result.protocol.rivals:
+        keys = (FrontierKey(rival, order, pace, t) for t in result.protocol.temperatures)
+        leads = [lead for key in keys if not math.isnan((lead := result.lead(label, key)).value)]
+        least = min(leads, key=lambda lead: lead.value, default=None)
+        told.append(f"{'–' if least is None else figure(least, 3)} over {rival}")
+    return f"{label}: {', '.join(told)}"
 
 
 def _quota_row(result: QuotaResult, cell: QuotaCell) -> list[str]:

@@ -61,7 +61,7 @@ class FrontierProtocol:
     """
 
     block: int
-    temperatures: tuple[float, ...] = (0.7, 1.0, 1.3)
+    temperatures: tuple[float, ...] = (0.3, 0.6, 1.0)
     rivals: tuple[str, ...] = (FACTORISED, "product")
     tokens_per_step: tuple[int, ...] = (4, 8, 16)
     orders: tuple[str, ...] = ("random", "low_confidence")
@@ -124,8 +124,9 @@ class FrontierResult:
     def lead(self, label: str, rival: FrontierKey) -> Estimate:
         """How much higher a variant's curve scores than a cell, at equal or higher entropy.
 
-        NaN where the variant's curve ends at a lower entropy than the cell's: there the two do not
-        compare. The error is by bootstrap over prompts.
+        NaN where the two do not compare: the variant's curve ends at a lower entropy than the
+        cell's, or begins at a higher one with a lower score. The error is by bootstrap over
+        prompts.
         """
         curve, cell = self.curve(label, rival.order, rival.tokens_per_step), self.cells[rival]
         every = torch.full_like(self._weights[:1], 1 / len(cell.scores))
@@ -137,8 +138,7 @@ class FrontierResult:
     def wins(self, label: str, order: str, pace: int) -> bool:
         """Whether a variant beats all rivals at an order and pace, and lies on the frontier.
 
-        It beats a rival if it leads at every temperature of the rival whose entropy its own curve
-        reaches, and reaches one at least.
+        It beats a rival if it leads at every temperature of the rival that compares, and one does.
         """
         temperatures = self.protocol.temperatures
         for rival in self.protocol.rivals:
@@ -274,4 +274,5 @@ def _lead(entropies: np.ndarray, scores: np.ndarray, entropy: float, score: floa
     if entropies[-1] < entropy:
         return float("nan")
     beyond = scores[entropies >= entropy]
-    return float(max(np.interp(entropy, entropies, scores), beyond.max()) - score)
+    lead = float(max(np.interp(entropy, entropies, scores), beyond.max()) - score)
+    return lead if lead > 0 or entropies[0] <= entropy else float("nan")
