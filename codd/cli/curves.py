@@ -8,9 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
+import pcircuits as pc
+from codd import viz as pictures
 from codd.checkpoint import write_atomically
-from codd.cli.measuring import show_progress
-from codd.evaluation.curve_figures import draw_frontier, draw_quotas
+from codd.cli.measuring import save_figure, show_progress
 from codd.evaluation.curve_tables import (
     frontier_table,
     frontier_verdict,
@@ -18,7 +19,6 @@ from codd.evaluation.curve_tables import (
     quota_verdict,
 )
 from codd.evaluation.few_step import Judges
-from codd.evaluation.figures import write_figure, write_panels
 from codd.evaluation.frontier import FrontierProtocol, FrontierResult, measure_frontier
 from codd.evaluation.quota_curves import QuotaProtocol, QuotaResult, measure_quotas
 
@@ -66,7 +66,7 @@ def write_quotas(path: Path, result: QuotaResult, about: dict[str, Any]) -> list
     """Writes JSON and a figure beside it; returns both files."""
     picture = path.with_suffix(".png")
     _write_json(path, {**about, "quotas": result.to_json()})
-    write_figure(picture, lambda axes: draw_quotas(axes, result))
+    save_figure(picture, (9.0, 5.4), lambda axes: pictures.quotas(result, ax=axes))
     return [path, picture]
 
 
@@ -74,7 +74,7 @@ def write_frontier(path: Path, result: FrontierResult, about: dict[str, Any]) ->
     """Writes JSON and a figure beside it; returns both files."""
     picture = path.with_suffix(".png")
     _write_json(path, {**about, "temperatures": result.to_json()})
-    write_panels(picture, lambda figure: draw_frontier(figure, result), (11.0, 6.5))
+    pc.viz.save(pictures.frontier(result), picture)
     return [path, picture]
 
 

@@ -1,5 +1,6 @@
 """Pictures of generations and measurements, and the page that shows a generation step by step."""
 
+from codd.viz.curves import frontier, quotas
 from codd.viz.filling import filling
 from codd.viz.joint import candidates, dependencies, position_errors, position_log_probs
 from codd.viz.measured import few_step, gap, task, training
@@ -13,10 +14,12 @@ __all__ = [
     "dependencies",
     "few_step",
     "filling",
+    "frontier",
     "gap",
     "page_of",
     "position_errors",
     "position_log_probs",
+    "quotas",
     "record",
     "task",
     "training",

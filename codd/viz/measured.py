@@ -35,12 +35,12 @@ def gap(result: GapResult, *, ax: Axes | None = None) -> Axes:
     ratios = result.protocol.ratios
     axes.axhline(0.0, color=viz.style.GREY, linewidth=1.5, label="factorised")
     look = {"color": viz.style.BLACK, "marker": "*", "linestyle": "--"}
-    _curve(axes, 0, ratios, result.gap(), "sequential: the whole gap", look)
+    curve(axes, 0, ratios, result.gap(), "sequential: the whole gap", look)
     for place, label in enumerate(result.variants):
-        _curve(axes, place, ratios, result.gain(label), label)
+        curve(axes, place, ratios, result.gain(label), label)
     axes.set_xlabel("mask ratio of the block (share of tokens)")
     axes.set_ylabel("gain over factorised\n(nats per masked token)")
-    return _finished(axes, "Misspecification gap and what coupling closes")
+    return finished(axes, "Misspecification gap and what coupling closes")
 
 
 def few_step(result: FewStepResult, *, ax: Axes | None = None) -> Axes:
@@ -61,13 +61,13 @@ def few_step(result: FewStepResult, *, ax: Axes | None = None) -> Axes:
             measured = [pace for pace in paces if (label, order, pace) in result.cells]
             scores = [result.cells[label, order, pace].quality.score for pace in measured]
             name = f"{label}, {order.replace('_', ' ')}"
-            _curve(axes, place, measured, scores, name, {"linestyle": dashes})
+            curve(axes, place, measured, scores, name, {"linestyle": dashes})
     axes.set_xscale("log", base=2)
     axes.set_xticks(paces, [str(pace) for pace in paces])
     axes.minorticks_off()
     axes.set_xlabel("tokens fixed at a denoiser call")
     axes.set_ylabel("judge's score (nats per token)")
-    return _finished(axes, "Quality of generated blocks by tokens a step")
+    return finished(axes, "Quality of generated blocks by tokens a step")
 
 
 def task(result: TaskResult, *, ax: Axes | None = None) -> Axes:
@@ -83,14 +83,14 @@ def task(result: TaskResult, *, ax: Axes | None = None) -> Axes:
     axes = viz.style.axes_or_new(ax, _SIZE)
     places = [cell.tokens_per_forward for cell in result.curve(result.labels[0])]
     for place, label in enumerate(result.labels):
-        _curve(axes, place, places, [cell.accuracy for cell in result.curve(label)], label)
+        curve(axes, place, places, [cell.accuracy for cell in result.curve(label)], label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, [f"{each:.3g}" for each in places])
     axes.minorticks_off()
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("tokens per forward")
     axes.set_ylabel("share of right answers")
-    return _finished(axes, f"Accuracy under parallelism: {result.task.name}")
+    return finished(axes, f"Accuracy under parallelism: {result.task.name}")
 
 
 def training(
@@ -127,10 +127,10 @@ def training(
             viz.style.curve(axes, place, x, y, label=label, linestyle=dashes, marker=marker)
     axes.set_xlabel("optimiser steps" if by == "step" else "training time (s)")
     axes.set_ylabel("loss (nats per token)")
-    return _finished(axes, "Loss during training", legend="")
+    return finished(axes, "Loss during training", legend="")
 
 
-def _curve(
+def curve(
     axes: Axes,
     place: int,
     x: Sequence[float],
@@ -138,13 +138,15 @@ def _curve(
     label: str,
     look: Mapping[str, str] | None = None,
 ) -> None:
+    """Draws estimates with their standard errors, in the look of a place."""
     # The standard error of a single window is not known: no bar is drawn then.
     errors = torch.tensor([estimate.standard_error for estimate in estimates]).nan_to_num()
     values = [estimate.value for estimate in estimates]
     viz.style.curve(axes, place, x, values, label=label, errors=errors.tolist(), **(look or {}))
 
 
-def _finished(axes: Axes, title: str, *, legend: str = _ERRORS) -> Axes:
+def finished(axes: Axes, title: str, *, legend: str = _ERRORS) -> Axes:
+    """Adds title, grid and the legend beside the axes."""
     axes.grid(alpha=0.3)
     viz.style.without_frame(axes)
     viz.style.legend_beside(axes, legend)

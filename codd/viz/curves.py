@@ -1,0 +1,78 @@
+"""Trade-offs: quality against denoiser calls, and against the entropy of what is generated."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from codd.evaluation.few_step import FACTORISED
+from codd.evaluation.frontier import FrontierResult
+from codd.evaluation.quota_curves import QuotaResult
+from codd.evaluation.statistics import mean
+from codd.viz.measured import curve, finished
+from pcircuits import viz
+
+
+def quotas(result: QuotaResult, *, ax: Axes | None = None) -> Axes:
+    """Draws the judge's score over mean denoiser calls: a colour a rule, dashed without circuit.
+
+    Args:
+        result: What was measured.
+        ax: Where to draw; default a new figure.
+
+    Returns:
+        The axes.
+    """
+    axes = viz.style.axes_or_new(ax, (9.0, 5.4))
+    axes.axhline(result.real.score.value, color=viz.style.GREY, linewidth=1.5, label="real text")
+    rules = list(dict.fromkeys(family.partition(",")[0] for family in result.families))
+    for family in result.families:
+        cells, place = result.curve(family), rules.index(family.partition(",")[0])
+        calls = [mean(cell.calls).value for cell in cells]
+        dashes = "--" if family.endswith(FACTORISED) else "-"
+        scores = [cell.quality.score for cell in cells]
+        curve(axes, place, calls, scores, family.replace("_", " "), {"linestyle": dashes})
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("denoiser calls a block")
+    axes.set_ylabel("judge's score (nats per token)")
+    return finished(axes, "Quality of generated blocks by denoiser calls")
+
+
+def frontier(result: FrontierResult, *, figure: Figure | None = None) -> Figure:
+    """Draws score over entropy: a panel for each order and number of tokens a call.
+
+    Args:
+        result: What was measured.
+        figure: Where to draw; default a new one.
+
+    Returns:
+        The figure.
+    """
+    protocol = result.protocol
+    orders, paces = protocol.orders, protocol.tokens_per_step
+    size = (1.5 + 3.2 * len(paces), 1.0 + 2.8 * len(orders))
+    figure = figure or Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(orders), len(paces), squeeze=False, sharex=True, sharey=True)
+    for row, order in zip(panels, orders, strict=True):
+        for axes, pace in zip(row, paces, strict=True):
+            _panel(axes, result, order, pace)
+    figure.supxlabel("entropy of 3-grams (nats)", fontsize=10)
+    figure.supylabel("judge's score (nats per token)", fontsize=10)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    temperatures = ", ".join(f"{t:g}" for t in protocol.temperatures)
+    figure.suptitle(f"Score and entropy at temperatures {temperatures} (± one standard error)")
+    return figure
+
+
+def _panel(axes: Axes, result: FrontierResult, order: str, pace: int) -> None:
+    real = result.real
+    where = [real.entropy.value], [real.score.value]
+    axes.plot(*where, "*", color=viz.style.GREY, markersize=10, label="real text")
+    for place, label in enumerate(result.labels):
+        points = result.curve(label, order, pace)
+        entropies = [point.entropy.value for point in points]
+        curve(axes, place, entropies, [point.score for point in points], label)
+    axes.set_title(f"{order.replace('_', ' ')}, {pace} tokens a call", fontsize=10)
+    axes.grid(alpha=0.3)
+    viz.style.without_frame(axes)
