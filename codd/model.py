@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,8 +14,9 @@ import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.step import CouplingStepper
-from codd.decoding.arguments import is_given
-from codd.decoding.loop import Generation, generate
+from codd.decoding.arguments import given_value, is_given
+from codd.decoding.automata import matching
+from codd.decoding.loop import Generation, generate, stream
 from codd.denoisers.base import DenoiserOutput
 from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.registry import load_denoiser
@@ -286,7 +287,8 @@ class CoupledModel(nn.Module):
             new_tokens: Tokens to add to each; default one block.
             steps: Denoiser calls in all; default 8 where no other option says how fast.
             **options: `selection`, `quota`, `sampler`, `coupling`, `temperature`, `top_p`, `mode`,
-                `block_length`, `mask_ratio_limit`, `seed`, ...
+                `block_length`, `mask_ratio_limit`, `seed`, ...; `constraint` also as the text of a
+                regular expression that the new text has to match.
 
         Returns:
             The texts with their continuations.
@@ -310,11 +312,54 @@ class CoupledModel(nn.Module):
         **options: Any,
     ) -> Generation:
         """As `generate`, with tokens, their steps, history and timings."""
+        encoded, options = self._request(prompts, new_tokens, options)
+        return generate(self, encoded, steps=steps, **options)
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        new_tokens: int | None = None,
+        steps: int | None = None,
+        **options: Any,
+    ) -> Iterator[list[str]]:
+        """As `generate`, but yields the texts after each step, masks as the vocabulary shows them.
+
+        Args:
+            prompts: As there.
+            new_tokens: As there.
+            steps: Denoiser calls in all; one of the options that say how fast is needed.
+            **options: As there, but no callback.
+
+        Raises:
+            DecodingError: If an option is impossible: before the first text is asked for.
+        """
+        encoded, options = self._request(prompts, new_tokens, options)
+        records = stream(self, encoded, steps=steps, **options)
+        texts = [self.vocabulary.decode(row) for row in encoded]
+        return (
+            [
+                text + self.vocabulary.decode(row)
+                for text, row in zip(texts, record.tokens, strict=True)
+            ]
+            for record in records
+        )
+
+    def _request(
+        self, prompts: str | Sequence[str], new_tokens: int | None, options: Mapping[str, Any]
+    ) -> tuple[list[Tensor], dict[str, Any]]:
+        """The prompts' ids, and the options with everything said that has a default here."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded = [self.vocabulary.encode(text) for text in texts]
-        if new_tokens is None and not is_given("new_tokens", options):
-            new_tokens = self.block
-        return generate(self, encoded, new_tokens, steps, **options)
+        if new_tokens is None:
+            new_tokens = given_value("new_tokens", options) or self.block
+        said = {"new_tokens": new_tokens, **options}
+        if isinstance(said.get("constraint"), str):
+            end_id = given_value("end_id", options)
+            said["constraint"] = matching(
+                said["constraint"], new_tokens, self.vocabulary, end_id=end_id
+            )
+        return encoded, said
 
     @classmethod
     def from_parts(

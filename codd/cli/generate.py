@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from codd.cli.inputs import add_threads, set_threads
 from codd.coupling.couplings import COUPLING_NAMES
+from codd.decoding.loop import Callback, StepRecord
 from codd.decoding.options import MODES
 from codd.decoding.samplers import SAMPLERS
 from codd.decoding.selection import SELECTIONS
@@ -48,11 +51,16 @@ def add_parser(commands: Any) -> None:
     pace.add_argument(
         "--quota",
         metavar="RULE",
-        help="as many as a rule allows: threshold=0.9, factor=1, entropy_bound=0.1, klass=0.01,0.6 "
-        "or total_correlation=0.5",
+        help="as many as a rule allows: threshold=0.9, factor=1, entropy_bound=0.1, "
+        "klass=0.01,0.6, or a budget that is spent token by token: total_correlation=6, "
+        "joint_entropy=2",
     )
-    parser.add_argument(
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
         "--compare", action="store_true", help="print each text without and with coupling"
+    )
+    shown.add_argument(
+        "--stream", action="store_true", help="show the texts on the terminal while they fill in"
     )
     parser.add_argument(
         "--html",
@@ -87,7 +95,8 @@ def run(args: argparse.Namespace) -> None:
     elif args.compare:
         texts = {coupling: _texts(model, args, coupling) for coupling in (FACTORISED, own)}
     else:
-        texts = {own: _texts(model, args, args.coupling)}
+        with _live(model, args) as callback:
+            texts = {own: _texts(model, args, args.coupling, callback)}
     if not args.compare:
         for text in texts[own]:
             print(text)
@@ -128,8 +137,33 @@ def _check_page(path: Path, prompts: Sequence[str]) -> None:
         raise DecodingError(f"--html: expected a file in a folder that exists, found {path}")
 
 
-def _texts(model: CoupledModel, args: argparse.Namespace, coupling: str | None) -> list[str]:
-    found = model.generate_tokens(args.prompts, **_options(model, args, coupling))
+@contextmanager
+def _live(model: CoupledModel, args: argparse.Namespace) -> Iterator[Callback | None]:
+    """What to call after each step: it shows the drafts on standard error, until all is there."""
+    if not args.stream:
+        yield None
+        return
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+
+        def show(record: StepRecord) -> None:
+            title = Text(f"call {record.step + 1} of at most {record.num_steps}", style="dim")
+            drafts = (
+                Text(prompt) + Text(model.vocabulary.decode(row), style="bold")
+                for prompt, row in zip(args.prompts, record.tokens, strict=True)
+            )
+            live.update(Group(title, *drafts), refresh=True)
+
+        yield show
+
+
+def _texts(
+    model: CoupledModel,
+    args: argparse.Namespace,
+    coupling: str | None,
+    callback: Callback | None = None,
+) -> list[str]:
+    options = _options(model, args, coupling)
+    found = model.generate_tokens(args.prompts, callback=callback, **options)
     return [model.vocabulary.decode(row) for row in found.tokens]
 
 
@@ -147,6 +181,8 @@ def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None
         "quota": args.quota,
         "revision": args.revision,
         "guidance": args.guidance,
+        "stochastic": args.stochastic,
+        "constraint": args.constraint,
         "mode": args.mode,
         "block_length": args.block,
         "selection": args.selection,
@@ -171,6 +207,14 @@ def _add_order(group: Any) -> None:
         choices=MODES,
         default="block",
         help="block after block, or anywhere among the new tokens; default %(default)s",
+    )
+    group.add_argument(
+        "--stochastic",
+        action="store_true",
+        help="draw at which step each token is fixed, as in the reverse process; needs --steps",
+    )
+    group.add_argument(
+        "--constraint", metavar="REGEX", help="a regular expression that the new text has to match"
     )
     group.add_argument(
         "--revision",
@@ -200,10 +244,9 @@ def _add_drawing(group: Any) -> None:
     group.add_argument(
         "--sampler",
         choices=tuple(SAMPLERS),
-        default="exact",
         help="how the tokens of a step are drawn together: in one joint draw, in one whose latent "
-        "choices are exact and whose tokens are tempered, or one by one, each given those before; "
-        "default %(default)s",
+        "choices are exact and whose tokens are tempered, or one by one, each given those before, "
+        "or the most probable together; default exact, or any_order with a budget",
     )
     group.add_argument(
         "--temperature",

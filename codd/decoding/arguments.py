@@ -40,8 +40,14 @@ _QUOTAS = {"threshold": Threshold, "factor": Factor}
 
 def is_given(argument: str, options: Mapping[str, Any]) -> bool:
     """Whether options name one of our arguments, in any spelling."""
-    names = {argument, *(other for other, own in SPELLINGS.items() if own == argument)}
-    return any(options.get(name) is not None for name in names)
+    return given_value(argument, options) is not None
+
+
+def given_value(argument: str, options: Mapping[str, Any]) -> Any:
+    """What options say of one of our arguments, in any spelling; None if nothing."""
+    names = (argument, *(other for other, own in SPELLINGS.items() if own == argument))
+    found = (options[name] for name in names if options.get(name) is not None)
+    return next(found, None)
 
 
 def read_spellings(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

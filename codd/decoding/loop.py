@@ -95,7 +95,7 @@ def generate(
             less w times those with the prompt masked; both are asked for in one call.
         constraint: A circuit over N tokens without parameters, as made by
             `pcircuits.families.automaton` or `regular_expression`: the new tokens have to be where
-            it is 1. Mode "block" with a single block.
+            it is 1. Mode "block"; in several blocks its state is carried from one to the next.
         end_id: The token that ends a text; a row that has it is not decoded further.
         stop: Token sequences that do the same.
         seed: Seed of everything random.
@@ -254,7 +254,7 @@ def _continue(
     options = DecodingOptions(**_known(said))
     if constraint is not None:
         options.check_constraint(constraint)
-        model = ConstrainedModel(model, constraint)
+        model = ConstrainedModel(model, constraint, block_length=options.block_length)
     options.check_model(model)
     check_prompts(prompts, model.num_categories)
     return _continued(model, prompts, options, history)

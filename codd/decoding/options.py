@@ -154,11 +154,8 @@ class DecodingOptions:
         Raises:
             DecodingError: If it is not.
         """
-        if self.mode != "block" or self.num_regions != 1:
-            raise DecodingError(
-                f"constraint: expected mode 'block' with a single block, found mode {self.mode!r} "
-                f"with {self.num_regions} regions"
-            )
+        if self.mode != "block":
+            raise DecodingError(f"constraint: expected mode 'block', found {self.mode!r}")
         if constraint.num_variables != self.new_tokens:
             raise DecodingError(
                 f"constraint: expected one over the {self.new_tokens} new tokens, found "

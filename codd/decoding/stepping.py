@@ -20,82 +20,10 @@ from codd.decoding.quotas import AdaptiveQuota, Klass, QuotaView
 from codd.decoding.revision import take_back
 from codd.decoding.rules import Quota
 from codd.decoding.samplers import SAMPLERS, Commitment
-from codd.decoding.schedules import Schedule
+from codd.decoding.scene import Draft, Memory, Scene
 from codd.decoding.selection import score, select
 from codd.decoding.windows import minimum_cover
 from codd.denoisers.base import DenoiserOutput
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """What one step starts from.
-
-    Attributes:
-        rows: (B,) int64, which rows of the whole batch these are.
-        tokens: (B, L) ids in view.
-        valid: (B, L) bool, False at padding.
-        padded: Whether any row has padding.
-        given: (B, L) bool, True at prompts and visible tokens that were never to be generated.
-        schedule: How many tokens to fix, if the quota is not adaptive.
-        steps_left: Steps left in this region, this one included.
-        steps: Steps of this region.
-        first: The column of the whole batch at which the view begins.
-        ahead: Masked tokens after the region that the denoiser sees too.
-    """
-
-    rows: Tensor
-    tokens: Tensor
-    valid: Tensor
-    padded: bool
-    given: Tensor
-    schedule: Schedule
-    steps_left: int
-    steps: int
-    first: int = 0
-    ahead: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """Tokens in view while a step fixes them.
-
-    Attributes:
-        output: What the denoiser said.
-        scene: What the step started from.
-        coupled: (B,) bool, False where the row is decoded factorised.
-        tokens: (B, L) ids, more and more of them fixed.
-        log_probs: (B, L) of the tokens that this step fixed, else zero; None if not asked for.
-    """
-
-    output: DenoiserOutput
-    scene: Scene
-    coupled: Tensor
-    tokens: Tensor
-    log_probs: Tensor | None
-
-
-class Memory:
-    """The marginals of the step before, for rules that compare with them.
-
-    Args:
-        num_rows: Rows of the whole batch.
-    """
-
-    def __init__(self, num_rows: int) -> None:
-        self._num_rows = num_rows
-        self._marginals: Tensor | None = None
-
-    def forget(self) -> None:
-        """Forgets all: the next step looks at another window."""
-        self._marginals = None
-
-    def exchange(self, rows: Tensor, marginals: Tensor) -> Tensor:
-        """Remembers (b, W, V) marginals of rows (b,); returns those before, NaN where none were."""
-        if self._marginals is None:
-            self._marginals = marginals.new_full((self._num_rows, *marginals.shape[1:]), torch.nan)
-        before = self._marginals[rows]
-        self._marginals[rows] = marginals
-        return before
 
 
 @dataclass(frozen=True)

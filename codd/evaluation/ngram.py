@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codd.errors import EvaluationError
-from codd.evaluation.statistics import Estimate, mean
+from codd.evaluation.statistics import Estimate, mean, standard_error
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -128,7 +128,7 @@ def _quality_cells(quality: TextQuality) -> list[str]:
         figure(quality.score, 3),
         figure(quality.entropy, 3),
         _percent(quality.unknown_words),
-        _figure(quality.distance, 3),
+        figure(quality.distance, 3),
     ]
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import pcircuits as pc
-from codd.decoding.constraints import ConstrainedModel, at_the_end
+from codd.decoding.automata import at_the_end
+from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
 from codd.decoding.selection import SELECTIONS
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
@@ -31,13 +32,16 @@ ALLOWED = [
 
 
 def make_model(kind: str = "static") -> CoupledModel:
-    config = TransformerConfig(SIZE, max_length=8, width=16, num_layers=1, num_heads=2)
+    config = TransformerConfig(SIZE, max_length=10, width=16, num_layers=1, num_heads=2)
     circuit = pc.CircuitModel(
         pc.families.hmm(length=WINDOW, num_states=3, num_categories=SIZE), seed=3
     )
     torch.manual_seed(1)
     denoiser = TransformerDenoiser(config).eval()
     modulator = make_modulator(kind, circuit.plan, denoiser.hidden_size, rank=2)
+    with torch.no_grad():  # a new head changes nothing: it would not be seen
+        for parameter in modulator.parameters():
+            parameter += torch.randn_like(parameter)
     return CoupledModel(
         denoiser, circuit, modulator, CharacterVocabulary(TEXTS), block_length=LENGTH
     )
@@ -76,10 +80,10 @@ def test_all_of_a_thousand_samples_match(
     assert all(re.fullmatch(PATTERN, text) for text in texts)
 
 
+@pytest.mark.parametrize("kind", ["static", "latent", "parametric"])
 @pytest.mark.parametrize("coupling", ["factorised", "product", "copula"])
-def test_log_probability_equals_enumeration(
-    model: CoupledModel, pattern: pc.Circuit, coupling: str
-) -> None:
+def test_log_probability_equals_enumeration(pattern: pc.Circuit, coupling: str, kind: str) -> None:
+    model = make_model(kind)
     worlds = torch.tensor(list(itertools.product(range(SIZE), repeat=LENGTH)))
     visible = torch.full((len(worlds), 1), 2)
     masked = torch.cat((visible, torch.full_like(worlds, model.mask_id)), dim=1)
@@ -127,20 +131,99 @@ def test_what_stands_before_is_free(pattern: pc.Circuit) -> None:
     assert values.tolist() == [0.0, -torch.inf, -torch.inf]
 
 
-def test_modulated_parameters_are_refused_and_the_factorised_output_is_not(
-    pattern: pc.Circuit,
+LONG, LONG_LENGTH, BLOCK = "(ab|1a|b1){2}(a1?|1b+)?b?", 6, 2
+LONG_TEXTS = [
+    text
+    for world in itertools.product(TEXTS[:-1], repeat=LONG_LENGTH)
+    if re.fullmatch(LONG, text := "".join(world))
+]
+
+
+@pytest.fixture(scope="module")
+def long_pattern() -> pc.Circuit:
+    return pc.families.regular_expression(LONG, LONG_LENGTH, [*TEXTS[:-1], None])
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("kind", ["static", "latent", "parametric"])
+def test_a_constraint_is_carried_from_block_to_block(
+    long_pattern: pc.Circuit, selection: str, kind: str
 ) -> None:
-    model = make_model("latent")
-    with pytest.raises(DecodingError, match="parameters that all windows share"):
-        generate(model, rows([0]), LENGTH, 1, constraint=pattern)
-    generate(model, rows([0]), LENGTH, 1, constraint=pattern, coupling="factorised")
+    model = make_model(kind)
+    count = 1000 if kind == "static" or selection == "random" else 40
+    for coupling in ("factorised", "copula"):
+        found = generate(
+            model,
+            rows([0], [1, 2]) * (count // 2),
+            LONG_LENGTH,
+            tokens_per_step=1,
+            block_length=BLOCK,
+            selection=selection,
+            coupling=coupling,
+            constraint=long_pattern,
+        )
+        texts = ["".join(TEXTS[t] for t in row) for row in found.completions.tolist()]
+        assert len(texts) == count and set(texts) <= set(LONG_TEXTS)
+        assert len(set(texts)) > min(count, len(LONG_TEXTS)) / 2
+
+
+@pytest.mark.parametrize("number", range(LONG_LENGTH // BLOCK))
+@pytest.mark.parametrize("kind", ["static", "latent", "parametric"])
+def test_a_block_is_the_free_joint_of_what_can_be_completed(
+    long_pattern: pc.Circuit, kind: str, number: int
+) -> None:
+    model = make_model(kind)
+    first = number * BLOCK
+    prefixes = sorted({text[:first] for text in LONG_TEXTS})
+    worlds = list(itertools.product(range(SIZE), repeat=BLOCK))
+    tokens = torch.tensor(
+        [
+            [2] * (WINDOW - BLOCK) + [TEXTS.index(c) for c in prefix] + list(world)
+            for prefix in prefixes
+            for world in worlds
+        ]
+    )
+    masked = tokens.clone()
+    masked[:, -BLOCK:] = model.mask_id
+    start = torch.full((len(tokens),), tokens.shape[1] - WINDOW)
+    with torch.no_grad():
+        output = model.denoise(masked)
+        free = model.distribution(output, masked, start).log_prob(tokens[:, -WINDOW:])
+        own = ConstrainedModel(model, long_pattern, block_length=BLOCK).region(number)
+        found = own.distribution(output, masked, start).log_prob(tokens[:, -WINDOW:])
+    possible = {text[: first + BLOCK] for text in LONG_TEXTS}
+    allowed = torch.tensor(
+        [p + "".join(TEXTS[t] for t in w) in possible for p in prefixes for w in worlds]
+    )
+    table = free.masked_fill(~allowed, -torch.inf).view(len(prefixes), -1)
+    expected = table - table.logsumexp(dim=1, keepdim=True)
+    torch.testing.assert_close(found.view_as(expected), expected, atol=1e-4, rtol=1e-4)
+    assert 0 < int(allowed.sum()) < len(allowed)
+
+
+def test_patterns_are_texts_for_a_model_with_a_vocabulary(model: CoupledModel) -> None:
+    texts = model.generate(["a", "b1"], new_tokens=LENGTH, steps=2, constraint=PATTERN, seed=4)
+    assert all(re.fullmatch(f"(a|b1){PATTERN}", text) for text in texts)
+    ended = model.generate_tokens(
+        ["a"] * 40, new_tokens=LENGTH, steps=5, constraint="a*b", eos_token_id=2, seed=4
+    )
+    endings = {model.vocabulary.decode(row[1:]) for row in ended.tokens}
+    assert len(endings) > 1 and all(re.fullmatch("a*b1?", text) for text in endings)
+    with pytest.raises(DecodingError, match=r"constraint: no text of 5 tokens: .*a\{9\}"):
+        model.generate("a", new_tokens=LENGTH, steps=2, constraint="a{9}")
+
+
+def test_constraints_that_decide_in_another_order_have_no_state(model: CoupledModel) -> None:
+    parts = [pc.Input(i, num_units=1, num_categories=SIZE, supports=((0, 1),)) for i in range(4)]
+    tree = pc.Circuit(pc.Product(pc.Product(parts[0], parts[1]), pc.Product(parts[2], parts[3])))
+    with pytest.raises(DecodingError, match="decide tokens from left to right"):
+        generate(model, rows([0]), 4, 4, block_length=2, constraint=tree)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "full"}, "single block, found mode 'full'"),
-        ({"block_length": 1}, "single block, found mode 'block' with 5 regions"),
+        ({"mode": "full"}, "expected mode 'block', found 'full'"),
         ({"new_tokens": 4}, "expected one over the 4 new tokens, found 5"),
     ],
 )
