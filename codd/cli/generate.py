@@ -16,6 +16,7 @@ from rich.text import Text
 
 from codd.cli.inputs import add_threads, set_threads
 from codd.coupling.couplings import COUPLING_NAMES
+from codd.decoding.automata import matching
 from codd.decoding.loop import Callback, StepRecord
 from codd.decoding.options import MODES
 from codd.decoding.samplers import SAMPLERS
@@ -174,6 +175,9 @@ def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None
     pace = args.tokens_per_step
     if args.steps is None and pace is None and args.quota is None:
         pace = min(_TOKENS_PER_STEP, region)
+    constraint = None
+    if args.constraint is not None:
+        constraint = matching(args.constraint, tokens, model.vocabulary)
     return {
         "new_tokens": tokens,
         "steps": args.steps,
@@ -182,7 +186,7 @@ def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None
         "revision": args.revision,
         "guidance": args.guidance,
         "stochastic": args.stochastic,
-        "constraint": args.constraint,
+        "constraint": constraint,
         "mode": args.mode,
         "block_length": args.block,
         "selection": args.selection,

@@ -229,7 +229,9 @@ class ConstrainedModel:
         name = settings if isinstance(settings, str) else getattr(settings, "kind", "")
         modulator = getattr(self.model, "modulator", None)
         known = (self._circuit.plan, getattr(modulator, "plan", self._circuit.plan))
-        if "local" in name or all(free.plan is not plan for plan in known):
+        own = free.parameters.batch_size is not None
+        own = own and getattr(modulator, "kind", "") != "parametric"
+        if own or "local" in name or all(free.plan is not plan for plan in known):
             raise DecodingError(
                 "constraint: expected the weights of the model's circuit or of its modulator, "
                 f"found those of coupling {name!r} or of one of several circuits"
