@@ -502,6 +502,49 @@ def test_evaluate_prints_and_writes_both_measurements(
         assert (out.parent / figure).read_bytes().startswith(b"\x89PNG")
 
 
+def test_evaluate_prints_and_writes_curves_instead(
+    run_folder: Path, text_file: Path, tmp_path: Path, codd: Codd
+) -> None:
+    out = tmp_path / "curves.json"
+    words = ["evaluate", run_folder / "model", "--corpus", text_file, "--out", out]
+    words += ["--few-step-windows", "3", "--split", "valid"]
+    code, printed, _ = codd(*words, "--quotas", "entropy_bound=0", "total_correlation=2")
+    assert code == 0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["corpus"]["split"] == "valid"
+    families = {cell["family"] for cell in found["quotas"]["cells"]}
+    assert families == {
+        *("entropy_bound, factorised", "entropy_bound, copula", "total_correlation, copula"),
+    }
+    assert "total_correlation, copula: " in printed and out.with_suffix(".png").exists()
+    code, printed, _ = codd(
+        *words, *["--temperatures", "0.5", "1", "--tokens-per-step", "4", "--variants", "copula"]
+    )
+    assert code == 0
+    found = json.loads(out.read_text(encoding="utf-8"))["temperatures"]
+    assert {cell["label"] for cell in found["cells"]} == {"factorised", "product", "copula"}
+    assert "above factorised and product at equal or higher entropy" in printed
+    assert_refused(codd(*words, "--temperatures", "1"), "at least two")
+    assert_refused(codd(*words, "--quotas", "best"), "found 'best'")
+
+
+def test_generate_streams_and_keeps_to_a_pattern(
+    model_folder: Path, codd: Codd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["generate", model_folder, "the ", "a", "--tokens", "8", "--seed", "3"]
+    code, plain, _ = codd(*words)
+    assert code == 0
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    code, printed, drafts = codd(*words, "--stream")
+    monkeypatch.delenv("FORCE_COLOR")
+    assert (code, printed) == (0, plain) and "call 1 of at most 1" in drafts
+    code, printed, _ = codd(*words, "--constraint", "[a-e]+", "--quota", "joint_entropy=1")
+    assert code == 0 and re.fullmatch("the [a-e]{8}\na[a-e]{8}\n", printed)
+    code, _, _ = codd(*words, "--steps", "4", "--stochastic")
+    assert code == 0
+    assert_refused(codd(*words, "--constraint", "[a-e]{9}"), "no text of 8 tokens")
+
+
 def test_the_gap_is_measured_on_the_test_split(
     run_folder: Path, text_file: Path, tmp_path: Path, codd: Codd
 ) -> None:
