@@ -49,7 +49,7 @@ def caches_table(result: CacheResult) -> Table:
     table.add_column("seconds", justify="right")
     for cache in result.changed:
         found = result.level(cache) if cache == NONE else result.difference(cache)
-        cells = [_figure(each, 4) for each in found]
+        cells = [figure(each, 4) for each in found]
         share = _percent(mean(result.changed[cache]))
         table.add_row(cache, share, *cells, f"{result.seconds[cache]:.1f}")
     return table
