@@ -89,9 +89,7 @@ def frontier_verdict(result: FrontierResult) -> list[str]:
         for pace in result.protocol.tokens_per_step:
             winners = [name for name in result.couplings if result.wins(name, order, pace)]
             told = f"met by {'; '.join(winners)}" if winners else "NOT met"
-            leads = (
-                f"{name} {_least_leads(result, name, order, pace)}" for name in result.couplings
-            )
+            leads = (_least_leads(result, name, order, pace) for name in result.couplings)
             lines.append(
                 f"{order}, {pace} tokens a call, above {' and '.join(result.protocol.rivals)} at "
                 f"equal or higher entropy and on the frontier: {told}. Least lead of "

@@ -59,7 +59,7 @@ def frontier(result: FrontierResult, *, figure: Figure | None = None) -> Figure:
     figure.supxlabel("entropy of 3-grams (nats)", fontsize=10)
     figure.supylabel("judge's score (nats per token)", fontsize=10)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
     temperatures = ", ".join(f"{t:g}" for t in protocol.temperatures)
     figure.suptitle(f"Score and entropy at temperatures {temperatures} (± one standard error)")
     return figure
