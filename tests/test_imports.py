@@ -50,6 +50,7 @@ RANKS: dict[str, dict[str, int]] = {
         "model": 4,
         "training": 5,
         "evaluation": 5,
+        "compat": 5,
         "viz": 6,
         "cli": 7,
         "lm_eval": 7,

@@ -1,0 +1,1 @@
+"""Generation as other projects spell it, on the models of this package."""
