@@ -17,6 +17,7 @@ from rich.text import Text
 from codd.cli.inputs import add_threads, set_threads
 from codd.coupling.couplings import COUPLING_NAMES
 from codd.decoding.automata import matching
+from codd.decoding.calls import CACHES
 from codd.decoding.loop import Callback, StepRecord
 from codd.decoding.options import MODES
 from codd.decoding.samplers import SAMPLERS
@@ -196,6 +197,8 @@ def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None
         "coupling": coupling,
         "mask_ratio_limit": args.gamma,
         "seed": args.seed,
+        "cache": args.cache,
+        "lookahead": args.lookahead,
     }
 
 
@@ -234,6 +237,15 @@ def _add_order(group: Any) -> None:
     )
     group.add_argument(
         "--block", type=int, metavar="N", help="tokens of a block; default the model's own"
+    )
+    group.add_argument(
+        "--cache",
+        choices=CACHES,
+        default="none",
+        help="key-value cache of the denoiser; see `codd caches`; default %(default)s",
+    )
+    group.add_argument(
+        "--lookahead", action="store_true", help="the denoiser sees the masks of later blocks"
     )
 
 

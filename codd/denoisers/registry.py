@@ -28,7 +28,7 @@ from codd.denoisers.lora import (
 )
 from codd.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from codd.denoisers.placement import DeviceMap
-from codd.denoisers.tokenizer import read_tokenizer
+from codd.denoisers.tokenizer import read_tokenizer, turn_ends
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, CoddError, ConfigError
 
@@ -127,9 +127,12 @@ def load_denoiser(
     family = _kind_of(folder, kind)
     denoiser = PUBLISHED[family].read(folder, LoadOptions(dtype, device_map, quantization))
     if denoiser.vocabulary is None:
-        denoiser.vocabulary = read_tokenizer(
+        found = read_tokenizer(
             folder.path, num_categories=denoiser.num_categories, mask_id=denoiser.mask_id
         )
+        denoiser.vocabulary = found
+        ends = denoiser.end_ids + (() if found is None else turn_ends(found))
+        denoiser.end_ids = tuple(dict.fromkeys(ends))
     denoiser.requires_grad_(False).set_origin(folder.origin(family))
     return denoiser.eval()
 

@@ -11,6 +11,7 @@ from codd.vocabulary import PublishedVocabulary
 
 _DESCRIPTION = "tokenizer.json"
 _BYTE_PAIRS = ("vocab.json", "merges.txt")
+_TURN_ENDS = ("<|eot_id|>", "<|im_end|>")  # LLaDA's and Llama's; Dream's and Qwen's
 
 
 def read_tokenizer(
@@ -42,6 +43,13 @@ def read_tokenizer(
         return PublishedVocabulary(text, num_categories, mask_id)
     except (VocabularyError, ValueError, OSError) as error:  # ValueError: no JSON, or no UTF-8
         raise CheckpointError(f"{folder}: tokenizer: {error}") from error
+
+
+def turn_ends(vocabulary: PublishedVocabulary) -> tuple[int, ...]:
+    """Ids of the tokens that end a turn of a conversation, of those that published networks use."""
+    listed = json.loads(vocabulary.tokenizer_json).get("added_tokens") or []
+    ids = {str(token.get("content")): int(token["id"]) for token in listed}
+    return tuple(ids[name] for name in _TURN_ENDS if name in ids)
 
 
 def _byte_pairs(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from codd.decoding.base import Decodable
 from codd.decoding.calls import CACHES, DenoiserCalls, View, check_cache
-from codd.decoding.loop import generate
+from codd.decoding.loop import Generation, generate
 from codd.errors import EvaluationError
 from codd.evaluation.statistics import Estimate, json_ready, mean
 
@@ -119,9 +118,9 @@ def measure_caches(
     for done, batch in enumerate(batches, 1):
         exact: Tensor | None = None
         for cache in CACHES:
-            began = time.perf_counter()
-            drawn = _generated(model, batch, cache, protocol, protocol.seed + done)
-            seconds[cache] += time.perf_counter() - began
+            found = _generated(model, batch, cache, protocol, protocol.seed + done)
+            seconds[cache] += found.denoiser_seconds
+            drawn = found.completions
             exact = drawn if exact is None else exact
             changed[cache].append((drawn != exact).double().mean(dim=1).cpu())
             likely[cache].append(_likelihoods(model, batch, cache, protocol, protocol.seed + done))
@@ -137,10 +136,9 @@ def measure_caches(
 
 def _generated(
     model: Decodable, windows: Tensor, cache: str, protocol: CacheProtocol, seed: int
-) -> Tensor:
-    """(B, N) new tokens."""
+) -> Generation:
     new = protocol.block * protocol.num_blocks
-    found = generate(
+    return generate(
         model,
         list(windows[:, :-new]),
         new,
@@ -150,7 +148,6 @@ def _generated(
         lookahead=True,
         seed=seed,
     )
-    return found.completions
 
 
 def _likelihoods(

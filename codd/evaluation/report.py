@@ -46,7 +46,7 @@ def caches_table(result: CacheResult) -> Table:
     )
     for name in ("cache", "tokens changed", *(f"masked {r:.3g}" for r in protocol.ratios)):
         table.add_column(name, justify="left" if name == "cache" else "right")
-    table.add_column("seconds", justify="right")
+    table.add_column("denoiser, s", justify="right")
     for cache in result.changed:
         found = result.level(cache) if cache == NONE else result.difference(cache)
         cells = [figure(each, 4) for each in found]

@@ -13,6 +13,7 @@ from torch import Tensor
 from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.native import NativeDenoiser
 from codd.denoisers.registry import load_denoiser, restore_denoiser, store_denoiser
+from codd.denoisers.weights import PublishedTensors
 from codd.errors import CheckpointError
 from tests.support.published import DREAM, LLADA, full_attention, write_dream, write_llada
 
@@ -326,3 +327,31 @@ def test_dream_with_scaled_rotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="rope_scaling: expected None, found"):
         load_denoiser(tmp_path)
     assert DREAM["rope_scaling"] is None
+
+
+def test_loading_takes_the_memory_of_the_weights_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("expected /proc, to see the memory of this process")
+
+    def used() -> int:
+        line = next(x for x in status.read_text().splitlines() if x.startswith("RssAnon"))
+        return int(line.split()[1]) * 1024
+
+    sizes = {"d_model": 512, "n_heads": 8, "n_kv_heads": 8, "mlp_hidden_size": 2048, "n_layers": 4}
+    write_llada(tmp_path, **sizes)
+    at_reads: list[int] = []
+    read = PublishedTensors.read
+
+    def watched(self: PublishedTensors, name: str) -> Tensor:
+        at_reads.append(used())
+        return read(self, name)
+
+    monkeypatch.setattr(PublishedTensors, "read", watched)
+    before = used()
+    denoiser = native(tmp_path, torch.float64)
+    weights = sum(w.numel() * w.element_size() for w in denoiser.parameters())
+    assert weights > 100_000_000
+    assert max(*at_reads, used()) - before < 1.2 * weights

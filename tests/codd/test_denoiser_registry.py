@@ -15,7 +15,7 @@ from codd.denoisers.registry import (
 )
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, ConfigError
-from tests.support.published import WORDS, write_masked_lm
+from tests.support.published import WORDS, word_tokenizer, write_llada, write_masked_lm
 
 CONFIG = TransformerConfig(num_categories=11, max_length=16, width=24, num_layers=2, num_heads=3)
 TOKENS = torch.tensor([[5, 6, 7, 4, 4], [8, 4, 5, 6, 9]])
@@ -109,6 +109,18 @@ def test_changed_weights_are_not_stored_as_a_reference(tmp_path: Path) -> None:
     assert denoiser.origin is None
     with pytest.raises(ConfigError, match="or one as `load_denoiser` read it, found MaskedLM"):
         store_denoiser(denoiser)
+
+
+def test_what_ends_a_turn_ends_a_text_too(tmp_path: Path) -> None:
+    write_llada(tmp_path)
+    assert load_denoiser(tmp_path).end_ids == (21,)
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens(["<|eot_id|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    denoiser = load_denoiser(tmp_path)
+    assert denoiser.end_ids == (21, len(WORDS))
+    assert denoiser.vocabulary is not None and denoiser.vocabulary.size == 29
+    assert denoiser.vocabulary.encode("he is <|eot_id|>").tolist() == [5, 6, 11]
 
 
 def test_what_is_no_denoiser_is_refused(tmp_path: Path) -> None:
