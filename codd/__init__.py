@@ -1,6 +1,7 @@
 """Coupled discrete diffusion: several tokens a step from one exact joint distribution."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from codd import errors
@@ -89,3 +90,20 @@ def __getattr__(name: str) -> Any:
     if name == "viz":
         return importlib.import_module("codd.viz")
     raise AttributeError(f"module 'codd' has no attribute {name!r}")
+
+
+def _html_by(function: str) -> Callable[[object], str]:
+    def html(shown: object) -> str:
+        found: str = getattr(__getattr__("viz"), function)(shown)
+        return found
+
+    return html
+
+
+# What notebooks show is a picture, and pictures rank above what they are of.
+for _shown, _function in (
+    (CoupledDistribution, "joint_html"),
+    (FactorisedDistribution, "joint_html"),
+    (Generation, "generation_html"),
+):
+    setattr(_shown, "_repr_html_", _html_by(_function))  # noqa: B010

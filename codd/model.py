@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -300,7 +301,7 @@ class CoupledModel(nn.Module):
         if steps is None and not any(is_given(name, options) for name in paces):
             steps = 8
         found = self.generate_tokens(prompts, new_tokens=new_tokens, steps=steps, **options)
-        return [self.vocabulary.decode(row) for row in found.tokens]
+        return found.texts
 
     @torch.no_grad()
     def generate_tokens(
@@ -313,7 +314,8 @@ class CoupledModel(nn.Module):
     ) -> Generation:
         """As `generate`, with tokens, their steps, history and timings."""
         encoded, options = self._request(prompts, new_tokens, options)
-        return generate(self, encoded, steps=steps, **options)
+        found = generate(self, encoded, steps=steps, **options)
+        return replace(found, vocabulary=self.vocabulary)
 
     def stream(
         self,

@@ -19,6 +19,7 @@ of circuits with weights, `viz` draws them.
 """
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pcircuits import errors, operators, queries
@@ -162,16 +163,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'pcircuits' has no attribute {name!r}")
 
 
-def _circuit_html(circuit: Circuit) -> str:
-    html: str = __getattr__("viz").circuit_html(circuit)
-    return html
+def _html_by(function: str) -> Callable[[object], str]:
+    def html(shown: object) -> str:
+        found: str = getattr(__getattr__("viz"), function)(shown)
+        return found
 
-
-def _model_html(model: CircuitModel) -> str:
-    html: str = __getattr__("viz").model_html(model)
     return html
 
 
 # What notebooks show is a picture, and pictures rank above what they are of.
-setattr(Circuit, "_repr_html_", _circuit_html)  # noqa: B010
-setattr(CircuitModel, "_repr_html_", _model_html)  # noqa: B010
+for _shown, _function in (
+    (Circuit, "circuit_html"),
+    (CircuitModel, "model_html"),
+    (History, "history_html"),
+    (Plan, "plan_html"),
+):
+    setattr(_shown, "_repr_html_", _html_by(_function))  # noqa: B010

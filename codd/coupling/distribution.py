@@ -18,7 +18,14 @@ from codd.coupling.conditioner import (
 from codd.coupling.factorised import FactorisedDistribution
 from codd.coupling.omitted import omitted_mass
 from codd.coupling.targets import Listing, marginal_distance
-from codd.coupling.window import check_circuit, check_window, free_sum, taken, window_evidence
+from codd.coupling.window import (
+    check_circuit,
+    check_window,
+    describe,
+    free_sum,
+    taken,
+    window_evidence,
+)
 
 __all__ = ["CoupledDistribution", "FactorisedDistribution", "TokenDistribution"]
 
@@ -126,6 +133,9 @@ class CoupledDistribution:
             self.num_categories,
         )
         check_circuit(self.plan, self.log_potentials, self.listing)
+
+    def __repr__(self) -> str:
+        return describe(type(self).__name__, self.observed, self.num_categories)
 
     @property
     def batch_size(self) -> int:

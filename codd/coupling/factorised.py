@@ -9,7 +9,7 @@ from torch import Tensor
 
 from codd.coupling.conditioner import Reconditioner, TokenConditioner
 from codd.coupling.targets import Listing
-from codd.coupling.window import check_window, free_sum, taken
+from codd.coupling.window import check_window, describe, free_sum, taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,9 @@ class FactorisedDistribution:
         )
         if self.listing is not None:
             object.__setattr__(self, "log_probs", self.log_probs.log_softmax(-1))
+
+    def __repr__(self) -> str:
+        return describe(type(self).__name__, self.observed, self.num_categories)
 
     @property
     def batch_size(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from codd.coupling.conditioner import TokenConditioner
 from codd.coupling.distribution import TokenDistribution
+from codd.coupling.window import describe
 from codd.errors import CouplingError
 
 
@@ -37,6 +38,9 @@ class RowwiseDistribution:
         sizes = {(part.length, part.num_categories) for part in self.parts}
         if len(sizes) > 1:
             raise CouplingError(f"windows of one batch must have one size; found {sorted(sizes)}")
+
+    def __repr__(self) -> str:
+        return describe(type(self).__name__, self.observed, self.num_categories)
 
     @property
     def batch_size(self) -> int:

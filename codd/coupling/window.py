@@ -117,3 +117,17 @@ def free_sum(
     if valid is not None:
         each = each.masked_fill(~valid, 0.0)
     return each.sum(-1).masked_fill(((tokens != values) & observed).any(-1), -torch.inf)
+
+
+def describe(kind: str, observed: Tensor, num_categories: int) -> str:
+    """A distribution in one line, without its tensors.
+
+    Args:
+        kind: Name of its class.
+        observed: (B, W) bool.
+        num_categories: Number of categories V.
+    """
+    batch, length = observed.shape
+    hidden = int((~observed).sum())
+    windows = f"{batch} window{'s' * (batch != 1)}"
+    return f"{kind}({windows} of {length} tokens, {num_categories} categories, {hidden} masked)"

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from codd.errors import DecodingError
+from codd.vocabulary import Vocabulary
+
 
 @dataclass(frozen=True, eq=False)
 class StepRecord:
@@ -44,6 +47,7 @@ class Generation:
         lengths: (B,) int64, new tokens of each row up to and with its end; None when filling in.
         log_probs: (B, N) log-probability that the marginal of its step gave each token, zero where
             none was fixed; None if not asked for.
+        vocabulary: Ids to text, where the model that was asked has one.
     """
 
     tokens: tuple[Tensor, ...]
@@ -56,6 +60,25 @@ class Generation:
     calls: Tensor
     lengths: Tensor | None = None
     log_probs: Tensor | None = None
+    vocabulary: Vocabulary | None = None
+
+    def __repr__(self) -> str:
+        rows, new = self.completions.shape
+        return (
+            f"Generation({rows} text{'s' * (rows != 1)} of {new} new tokens; "
+            f"{self.denoiser_calls} denoiser calls, {self.tokens_per_forward:.3g} tokens each)"
+        )
+
+    @property
+    def texts(self) -> list[str]:
+        """The whole texts.
+
+        Raises:
+            DecodingError: If the vocabulary is not known.
+        """
+        if self.vocabulary is None:
+            raise DecodingError("texts: expected a generation by a model with a vocabulary")
+        return [self.vocabulary.decode(row) for row in self.tokens]
 
     @property
     def tokens_per_forward(self) -> float:

@@ -2,6 +2,7 @@
 
 from codd.viz.curves import frontier, quotas
 from codd.viz.filling import filling
+from codd.viz.html import generation_html, joint_html
 from codd.viz.joint import candidates, dependencies, position_errors, position_log_probs
 from codd.viz.measured import few_step, gap, task, training
 from codd.viz.observer import record
@@ -16,6 +17,8 @@ __all__ = [
     "filling",
     "frontier",
     "gap",
+    "generation_html",
+    "joint_html",
     "page_of",
     "position_errors",
     "position_log_probs",

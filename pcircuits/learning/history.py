@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import importlib
 import io
 from collections.abc import Iterator
@@ -47,6 +46,9 @@ class History:
     records: tuple[Record, ...]
     stopped: str
 
+    def __repr__(self) -> str:
+        return f"History({len(self)} records, {self.stopped!r})"
+
     def __len__(self) -> int:
         return len(self.records)
 
@@ -86,21 +88,8 @@ class History:
         pandas = importlib.import_module("pandas")
         return pandas.DataFrame(self.table(), columns=_COLUMNS)
 
-    def _repr_html_(self) -> str:
-        def cells(tag: str, texts: list[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(t)}</{tag}>" for t in texts) + "</tr>"
-
-        rows = [cells("th", list(_COLUMNS))]
-        rows += [cells("td", [_text(v) for v in row.values()]) for row in self.table()]
-        caption = f"<caption>{html.escape(self.stopped)}</caption>"
-        return f"<table>{caption}{''.join(rows)}</table>"
-
 
 _COLUMNS = [field.name for field in fields(Record)]
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
 
 
 class Report(Protocol):

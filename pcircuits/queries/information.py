@@ -12,6 +12,7 @@ from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters
 from pcircuits.execute.evidence import Evidence
+from pcircuits.queries.chain_information import can_sweep, chain_information
 from pcircuits.queries.conditional import (
     assignments,
     check_variables,
@@ -71,6 +72,8 @@ def mutual_information(
         EvidenceError: If the evidence does not fit or is impossible.
     """
     given = posterior(plan, parameters, evidence)
+    if can_sweep(given):
+        return chain_information(given)
     single = marginals(plan, given.prepared, given.evidence())
     entropy = entropy_of(single, 1)
     length = plan.num_variables

@@ -17,7 +17,7 @@ from pcircuits.viz.dependencies import (
 )
 from pcircuits.viz.graph import DETAILS, draw, flows
 from pcircuits.viz.hidden_markov import emission, state_use, states, transition
-from pcircuits.viz.html import circuit_html, model_html
+from pcircuits.viz.html import circuit_html, history_html, model_html, plan_html
 from pcircuits.viz.informative import most_informative
 from pcircuits.viz.learning_curve import learning_curve
 from pcircuits.viz.plan import draw_plan
@@ -39,6 +39,7 @@ __all__ = [
     "draw_plan",
     "emission",
     "flows",
+    "history_html",
     "information_graph",
     "information_map",
     "learning_curve",
@@ -46,6 +47,7 @@ __all__ = [
     "model_html",
     "most_informative",
     "plan_cost",
+    "plan_html",
     "posterior",
     "regions",
     "samples",

@@ -1,4 +1,4 @@
-"""Circuits in a notebook: one self-contained piece of HTML, with nothing to load."""
+"""What notebooks show: self-contained pieces of HTML, with nothing to load."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from html import escape
 
 from matplotlib import pyplot, rc_context
+from matplotlib.axes import Axes
 
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import StructureError
+from pcircuits.learning.history import History
 from pcircuits.module import CircuitModel
 from pcircuits.structure.circuit import Circuit
 from pcircuits.viz.graph import draw, is_readable
+from pcircuits.viz.learning_curve import learning_curve
+from pcircuits.viz.plan import draw_plan
 from pcircuits.viz.subject import Drawable
 
 _ROWS = 12
@@ -61,6 +65,63 @@ def model_html(model: CircuitModel) -> str:
     return _page(model, model.plan, shapes)
 
 
+def plan_html(plan: Plan) -> str:
+    """A plan as HTML: its cost, its layers and a drawing of them.
+
+    Args:
+        plan: The compiled circuit.
+
+    Returns:
+        One `div`; names are escaped.
+
+    Raises:
+        StructureError: If it is not a plan.
+    """
+    if not isinstance(plan, Plan):
+        raise StructureError(f"expected a Plan; found {type(plan).__name__}")
+    cost = plan.cost()
+    sizes = [
+        ("layers", f"{cost.num_layers:,}"),
+        ("units", f"{cost.num_units:,}"),
+        ("parameters", f"{cost.num_parameters:,}"),
+        ("operations a row", f"{cost.operations:,}"),
+        ("with soft evidence", f"{cost.soft_operations:,}"),
+        ("bytes of values a row", f"{cost.value_bytes:,}"),
+        ("bytes of parameters", f"{cost.parameter_bytes:,}"),
+    ]
+    return _side_by_side(_table("Plan", sizes), _svg(draw_plan(plan)))
+
+
+def history_html(history: History) -> str:
+    """A history as HTML: how learning ended, its last and best records, and its curve.
+
+    Args:
+        history: The history.
+
+    Returns:
+        One `div`.
+
+    Raises:
+        StructureError: If it is not a history.
+    """
+    if not isinstance(history, History):
+        raise StructureError(f"expected a History; found {type(history).__name__}")
+    records = [("learning was", history.stopped), ("records", f"{len(history):,}")]
+    if not len(history):
+        return _side_by_side(_table("History", records))
+    last, best = history.records[-1], history.best
+    records += [
+        ("parameter updates", f"{last.step:,}"),
+        ("epochs", f"{last.epoch:.4g}"),
+        ("seconds", f"{last.seconds:.3g}"),
+        ("log-likelihood, training rows (nats)", f"{last.train:.5g}"),
+    ]
+    if best.valid is not None:
+        records.append(("best, validation rows (nats)", f"{best.valid:.5g}"))
+        records.append(("at epoch", f"{best.epoch:.4g}"))
+    return _side_by_side(_table("History", records), _svg(learning_curve(history)))
+
+
 def _page(drawn: Drawable, plan: Plan, parameters: Sequence[tuple[str, str]]) -> str:
     circuit, cost = plan.circuit, plan.cost()
     sizes = [
@@ -75,8 +136,11 @@ def _page(drawn: Drawable, plan: Plan, parameters: Sequence[tuple[str, str]]) ->
     tables = _table(type(drawn).__name__, sizes)
     if parameters:
         tables += _table("parameter", parameters)
-    drawing = _svg(drawn) if is_readable(circuit) else ""
-    return f"<div style='display:flex;flex-wrap:wrap;gap:1.5em'>{tables}{drawing}</div>"
+    return _side_by_side(tables, _svg(draw(drawn)) if is_readable(circuit) else "")
+
+
+def _side_by_side(*pieces: str) -> str:
+    return f"<div style='display:flex;flex-wrap:wrap;gap:1.5em'>{''.join(pieces)}</div>"
 
 
 def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
@@ -89,9 +153,9 @@ def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
     return f"<table style='align-self:flex-start'>{head}{body}</table>"
 
 
-def _svg(drawn: Drawable) -> str:
-    """The picture of `draw` as one SVG element that is the same every time."""
-    figure = draw(drawn).get_figure(root=True)
+def _svg(axes: Axes) -> str:
+    """A picture as one SVG element that is the same every time; its figure is closed."""
+    figure = axes.get_figure(root=True)
     assert figure is not None, "it was made for the picture"
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pcircuits"}):

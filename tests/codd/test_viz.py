@@ -174,7 +174,8 @@ def test_pictures_are_readable_and_say_what_they_show(name: str) -> None:
 
 def test_dependencies_show_masked_pairs_only(axes: Axes) -> None:
     joint = masked_joint()
-    information = joint.mutual_information()[0].detach().double()
+    with torch.no_grad():
+        information = joint.mutual_information()[0].double()
     viz.dependencies(joint, MODEL.vocabulary, ax=axes)
     shown = axes.images[0].get_array().filled(math.nan)
     masked = {1, 2, 5}

@@ -233,6 +233,8 @@ def test_signs_of_formulas_in_names_are_drawn_as_they_are(axes: Axes) -> None:
         (lambda ax: viz.regions(pc.families.hmm(300, 2, 2), ax=ax), "299 partitions"),
         (lambda ax: viz.circuit_html("x"), "expected a Circuit"),
         (lambda ax: viz.model_html(sprinkler()), "expected a CircuitModel"),
+        (lambda ax: viz.plan_html(sprinkler()), "expected a Plan"),
+        (lambda ax: viz.history_html([]), "expected a History"),
     ],
 )
 def test_wrong_subjects(call: Callable[[Axes | None], Axes], message: str) -> None:
@@ -578,6 +580,29 @@ def test_html_is_whole_escaped_and_leaves_no_figure() -> None:
         ElementTree.fromstring(page.replace("&nbsp;", " "))  # every element is closed
         assert page.count("<svg") == 1 and "http" not in page.replace("http://www.w3.org", "")
     assert "&lt;script&gt;" in viz.model_html(pc.CircuitModel(circuit))
+    assert pyplot.get_fignums() == []
+
+
+def cells(page: str) -> dict[str, str]:
+    tree = ElementTree.fromstring(page.replace("&nbsp;", " "))
+    rows = [[cell.text or "" for cell in row if cell.tag == "td"] for row in tree.iter("tr")]
+    return dict(row for row in rows if len(row) == 2)
+
+
+def test_plans_and_histories_show_their_figures_and_a_picture() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(5, 3, 4))
+    shown = cells(plan._repr_html_())
+    assert shown["operations a row"] == f"{plan.cost().operations:,}"
+    assert shown["layers"] == str(len(plan.layers))
+    records = (pc.Record(2, 1.0, -3.5, -4.25, 0.5), pc.Record(4, 2.0, -3.0, -4.5, 1.0))
+    shown = cells(pc.History(records, "<b>stopped</b>")._repr_html_())
+    assert shown["learning was"] == "<b>stopped</b>"
+    assert shown["log-likelihood, training rows (nats)"] == "-3"
+    assert (shown["best, validation rows (nats)"], shown["at epoch"]) == ("-4.25", "1")
+    empty = pc.History((), "interrupted")._repr_html_()
+    assert "<svg" not in empty and cells(empty)["records"] == "0"
+    for page in (plan._repr_html_(), pc.History(records, "<b>")._repr_html_()):
+        assert page.count("<svg") == 1 and "<b>" not in page
     assert pyplot.get_fignums() == []
 
 
