@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import pcircuits as pc
-from codd.cli import cache, caches, demo, evaluate, generate, tasks, train
+from codd.cli import cache, caches, convert, demo, evaluate, generate, tasks, train
 from codd.errors import CoddError
 
-_COMMANDS = (demo, cache, train, generate, evaluate, tasks, caches)
+_COMMANDS = (demo, cache, train, generate, evaluate, tasks, caches, convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
