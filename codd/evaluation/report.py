@@ -65,8 +65,9 @@ def few_step_table(result: FewStepResult) -> Table:
             "batch; ± one standard error"
         ),
     )
-    for name in ("order", "variant", "tokens a step"):
-        table.add_column(name)
+    table.add_column("order")
+    table.add_column("variant", no_wrap=True)
+    table.add_column("tokens a step")
     figures = ("score", "entropy", "unknown words", "distance", "recovered")
     for name in (*figures, "denoiser s", "coupling s"):
         table.add_column(name, justify="right")

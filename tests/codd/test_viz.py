@@ -182,7 +182,7 @@ def test_dependencies_show_masked_pairs_only(axes: Axes) -> None:
     for i in range(8):
         for j in range(8):
             if i != j and {i, j} <= masked:
-                assert shown[i, j] == pytest.approx(float(information[i, j]))
+                assert shown[i, j] == pytest.approx(float(information[i, j]), abs=1e-6)
             else:
                 assert math.isnan(shown[i, j])
     labels = [text.get_text() for text in axes.get_xticklabels()]
