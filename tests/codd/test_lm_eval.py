@@ -132,7 +132,8 @@ def test_chat_templates_are_rendered_in_a_sandbox(tmp_path: Path) -> None:
 
 def test_chat_templates_of_published_networks(tmp_path: Path) -> None:
     """A file of their own or an entry of the tokenizer's configuration, with special tokens."""
-    origin, messages = Origin("llada", str(tmp_path), None, "0"), [{"role": "user", "content": "abc"}]
+    origin = Origin("llada", str(tmp_path), None, "0")
+    messages = [{"role": "user", "content": "abc"}]
     assert read_template(None, None) is None
     (tmp_path / "config.json").write_text("{}")
     assert read_template(None, origin) is None

@@ -143,7 +143,7 @@ def _edit(folder: Path, **changes: object) -> None:
             "fingerprint",
         ),
         (lambda f: _edit(f, coupling={"kind": "glue"}), "glue"),
-        (lambda f: _edit(f, denoiser={"width": 3}), "denoiser: expected a kind of .*transformer.*, found None"),
+        (lambda f: _edit(f, denoiser={"width": 3}), "denoiser: expected a kind of .*found None"),
         (lambda f: _edit(f, format_version=3), "expected a coupled model of format version 1 or 2"),
         (lambda f: _edit(f, modulator={"kind": "latent"}), "not a coupled model: 'rank'"),
         (lambda f: _edit(f, circuit={"structure_version": 99}), "structure_version"),
