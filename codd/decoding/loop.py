@@ -209,7 +209,7 @@ def infill(
     )
     canvas = replace(canvas, prompt_length=0)
     decoding = DecodingOptions(new_tokens=canvas.tokens.shape[1], mode="full", **_known(said))
-    decoding.check_capture(model)
+    decoding.check_step(model)
     return _finished(decode(model, canvas, decoding, record_history=history), callback)
 
 

@@ -145,8 +145,7 @@ class DecodingOptions:
             raise DecodingError(
                 f"{name}: expected at most the model's {what}, {limit}, found {self.region_length}"
             )
-        self.check_capture(model)
-        check_cache(self.cache, model)
+        self.check_step(model)
 
     def check_constraint(self, constraint: pc.Circuit) -> None:
         """Checks that a constraint is about all tokens that are decoded together.
@@ -162,12 +161,13 @@ class DecodingOptions:
                 f"{constraint.num_variables}"
             )
 
-    def check_capture(self, model: Decodable) -> None:
-        """Checks that the model's step can be captured if it shall be.
+    def check_step(self, model: Decodable) -> None:
+        """Checks that the model's step can be cached and captured if it shall be.
 
         Raises:
             DecodingError: If it cannot be.
         """
+        check_cache(self.cache, model)
         if not self.capture:
             return
         if not isinstance(model, Capturable):

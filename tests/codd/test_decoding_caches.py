@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import pcircuits as pc
 from codd.decoding.calls import CACHES
-from codd.decoding.loop import Generation, generate
+from codd.decoding.loop import Generation, generate, infill
 from codd.denoisers.base import DenoiserOutput
 from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.llama import LlamaConfig
@@ -163,6 +163,9 @@ def test_impossible_caches_are_refused() -> None:
     model.denoiser = Plain()
     with pytest.raises(DecodingError, match="'none' with a denoiser that computes no spans"):
         decoded(model, "prefix")
+    holes = torch.full((model.window,), model.mask_id)
+    with pytest.raises(DecodingError, match="'none' with a denoiser that computes no spans"):
+        infill(model, [holes], 1, cache="prefix")
 
 
 def test_impossible_spans_are_refused() -> None:
