@@ -16,7 +16,7 @@ import torch
 from codd.checkpoint import DESCRIPTION, load_checkpoint, save_checkpoint
 from codd.cli import demo
 from codd.cli.main import main
-from codd.cli.stages import STAGES
+from codd.cli.recipe import STAGES
 from codd.cli.variants import RECIPES, Variants
 from codd.evaluation.gap import GapProtocol, measure_gap
 from codd.model import CoupledModel

@@ -1,0 +1,155 @@
+"""The arguments of `codd train`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from codd.cli.inputs import add_corpus, add_threads
+from codd.cli.recipe import JOINT, STAGES
+from codd.denoisers.transformer import TransformerConfig
+from codd.modulators.registry import MODULATORS
+from codd.training.cache import CacheSettings
+from codd.training.circuit_loop import CircuitTraining
+from codd.training.coupling_loop import CouplingTraining
+from codd.training.denoiser_config import DenoiserTraining
+
+_VOCABULARIES = ("character", "byte", "bpe")
+_COUPLINGS = ("copula", "product", "local")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds them all."""
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--stage", choices=("all", *STAGES, JOINT), default="all", help=_told("what to train")
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in RUN; finished stages are not repeated",
+    )
+    add_corpus(parser)
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="every document of the corpus' folder is an example of --max-length tokens, as `codd "
+        "tasks` writes them: blocks and windows are its end",
+    )
+    _add_published(parser)
+    _add_vocabulary(parser)
+    _add_sizes(parser)
+    _add_training(parser)
+    add_threads(parser)
+
+
+def _add_published(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a published denoiser")
+    group.add_argument(
+        "--denoiser",
+        metavar="NAME",
+        help="folder or hub id of LLaDA, Dream or another masked model; it stays as it is unless "
+        "there is a joint stage",
+    )
+    _number(group, "--top-k", CacheSettings.top_k, "categories of a position that are cached")
+    group.add_argument("--device", default="cpu", help=_told("where everything runs"))
+
+
+def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("vocabulary")
+    group.add_argument(
+        "--vocabulary",
+        choices=_VOCABULARIES,
+        default="character",
+        help=_told("what a token is; bpe needs the package tokenizers"),
+    )
+    _number(group, "--min-count", 30, "characters rarer than this in the training text are unknown")
+    _number(group, "--vocabulary-size", 1024, "categories of a bpe vocabulary")
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sizes")
+    _number(group, "--max-length", TransformerConfig.max_length, "longest sequence, in tokens")
+    _number(group, "--window", 48, "tokens that the circuit couples, at most --max-length")
+    _number(group, "--block", DenoiserTraining.block_length, "tokens of a block, at most --window")
+    _number(group, "--width", TransformerConfig.width, "width of the denoiser")
+    _number(group, "--layers", TransformerConfig.num_layers, "layers of the denoiser")
+    _number(group, "--heads", TransformerConfig.num_heads, "attention heads of the denoiser")
+    _number(group, "--states", CircuitTraining.num_states, "hidden states of the circuit")
+    group.add_argument(
+        "--modulator",
+        choices=MODULATORS,
+        default="latent",
+        help=_told("how the denoiser's hidden states steer the circuit; static: not at all"),
+    )
+    _number(group, "--rank", 64, "width of the modulator's bottlenecks")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float16",
+        help=_told("number type of the written model"),
+    )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--coupling",
+        choices=_COUPLINGS,
+        default="copula",
+        help=_told("the coupling that the third stage trains and the model then uses"),
+    )
+    group.add_argument(
+        "--joint", action="store_true", help="add the joint stage, which trains the denoiser too"
+    )
+    group.add_argument(
+        "--lora-rank",
+        type=int,
+        metavar="R",
+        help="in the joint stage train low-rank adapters of the denoiser, not all of it; adds the "
+        "stage, needs the extra train",
+    )
+    _number(group, "--joint-steps", 200, "steps of the joint stage")
+    _number(
+        group, "--joint-batch", CouplingTraining.batch_size, "windows a step of the joint stage"
+    )
+    _number(
+        group,
+        "--micro-batches",
+        CouplingTraining.micro_batches,
+        "parts of a step of the last two stages, which take the memory of one part",
+    )
+    group.add_argument(
+        "--cache",
+        type=Path,
+        metavar="CACHE",
+        help="train the coupling from a cache that `codd cache` made, not from the denoiser",
+    )
+    group.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="log all validations there; needs the extra train",
+    )
+    group.add_argument(
+        "--train-circuit", action="store_true", help="train the circuit along in the third stage"
+    )
+    steps = {"denoiser": DenoiserTraining.steps, "circuit": CircuitTraining.steps, "coupling": 450}
+    rows = {
+        "denoiser": DenoiserTraining.batch_size,
+        "circuit": CircuitTraining.batch_size,
+        "coupling": CouplingTraining.batch_size,
+    }
+    for stage in STAGES:
+        _number(group, f"--{stage}-steps", steps[stage], f"steps of the {stage} stage")
+        _number(group, f"--{stage}-batch", rows[stage], f"windows a step of the {stage} stage")
+    _number(group, "--seed", 0, "seed of everything random")
+
+
+def _number(group: Any, flag: str, default: int, text: str) -> None:
+    group.add_argument(flag, type=int, default=default, metavar="N", help=_told(text))
+
+
+def _told(text: str) -> str:
+    return f"{text}; default %(default)s"
