@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,37 +12,12 @@ import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.rowwise import RowwiseDistribution
+from codd.coupling.step import CouplingStepper
 from codd.errors import ConfigError
 from codd.modulators.base import Modulation
 from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import AnyModulator, make_modulator, modulate
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """What the denoiser said of one window of each row.
-
-    Attributes:
-        denoised: (B, W, V) log-probabilities, (B, W) tokens, (B, W) whether they are visible.
-        hidden: (B, W, D) hidden states.
-        valid: (B, W) bool, False at padding; None without any.
-        include: (B, W) tokens to be listed; None without any.
-    """
-
-    denoised: tuple[Tensor, Tensor, Tensor]
-    hidden: Tensor
-    valid: Tensor | None
-    include: Tensor | None
-
-    def take(self, rows: Tensor) -> Window:
-        """Some of the rows."""
-        log_probs, values, observed = self.denoised
-        return Window(
-            (log_probs[rows], values[rows], observed[rows]),
-            self.hidden[rows],
-            None if self.valid is None else self.valid[rows],
-            None if self.include is None else self.include[rows],
-        )
+from codd.window import Window
 
 
 class Members:
@@ -56,6 +30,7 @@ class Members:
     def __init__(self, pairs: Sequence[tuple[pc.CircuitModel, AnyModulator]]) -> None:
         self.pairs = tuple(pairs)
         self._prepared: dict[int, tuple[tuple[tuple[int, int], ...], pc.PreparedParameters]] = {}
+        self._stepper: CouplingStepper | None = None
 
     def check(self, count: int) -> None:
         """Checks that there are so many circuits, all about the same window.
@@ -91,6 +66,50 @@ class Members:
         groups = zip(rows, chosen, strict=True)
         return RowwiseDistribution(
             rows, tuple(self._coupled(settings, window.take(own), i) for own, i in groups)
+        )
+
+    def why_not_captured(
+        self, settings: CouplingSettings, choice: CircuitChoice | None
+    ) -> str | None:
+        """Why the step of a coupling cannot be recorded as a CUDA graph; None if it can be."""
+        circuit, modulator = self.pairs[0]
+        device = circuit.log_weights[0].device
+        if device.type != "cuda":
+            return f"expected the model on a CUDA device, found {device}"
+        if settings.kind == "factorised":
+            return "expected a coupling with a circuit, found 'factorised'"
+        if modulator.kind == "parametric" and settings.conditioned:
+            return "expected parameters that all windows share, found a parametric modulator"
+        if choice is not None:
+            return f"expected one circuit for all windows, found a choice by {choice.by}"
+        if not pc.queries.is_chain(circuit.plan):
+            return "expected a hidden Markov chain, found another circuit"
+        return None
+
+    def captured(
+        self,
+        settings: CouplingSettings,
+        window: Window,
+        *,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> TokenDistribution:
+        """As `couple` with the first circuit, by a step recorded on a CUDA device and replayed.
+
+        The recorded step is kept until the settings or the parameters are others.
+        """
+        own = self._stepper
+        plan, parameters, latent = self.modulated(window.hidden, settings.conditioned)
+        if own is None or own.settings != settings or own.parameters is not parameters:
+            capture = window.denoised[1].is_cuda
+            own = CouplingStepper(settings, plan, parameters, capture=capture)
+            self._stepper = own
+        return own.distribution(
+            *window.denoised,
+            latent=latent,
+            valid=window.valid,
+            temperature=temperature,
+            generator=generator,
         )
 
     def modulated(
@@ -166,11 +185,6 @@ def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors of one part of a checkpoint, in float32, by their names in it."""
     start = len(prefix) + 1
     return {n[start:]: t.float() for n, t in tensors.items() if n.startswith(f"{prefix}.")}
-
-
-def take_window(tensor: Tensor, index: Tensor) -> Tensor:
-    """(B, W, ...) of (B, L, ...) at positions (B, W)."""
-    return tensor.gather(1, index[..., None].expand(-1, -1, tensor.shape[2]))
 
 
 def _numbered(part: str, member: int) -> str:

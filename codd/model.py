@@ -12,24 +12,23 @@ import torch
 from torch import Tensor, nn
 
 import pcircuits as pc
+from codd.assembly import assemble
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import TokenDistribution
-from codd.coupling.step import CouplingStepper
-from codd.decoding.arguments import given_value, is_given
-from codd.decoding.automata import matching
 from codd.decoding.loop import Generation, generate, stream
+from codd.decoding.texts import growing_texts, paced, read_texts
 from codd.denoisers.base import DenoiserOutput
 from codd.denoisers.key_values import KeyValueCache, Span
-from codd.denoisers.registry import load_denoiser
-from codd.errors import CheckpointError, ConfigError, CouplingError, DenoiserError
+from codd.errors import CheckpointError, ConfigError, CouplingError
 from codd.hub import locate, push
-from codd.members import Members, Window, take_window
+from codd.members import Members
 from codd.model_card import model_card
 from codd.modulators.choice import CircuitChoice
-from codd.modulators.registry import AnyModulator, make_modulator
+from codd.modulators.registry import AnyModulator
 from codd.pretrained import Parts, read_parts, write_parts
-from codd.published import PublishedCircuit, load_published_circuit
+from codd.published import PublishedCircuit
 from codd.vocabulary import Vocabulary
+from codd.window import read_window
 
 
 class CoupledModel(nn.Module):
@@ -75,7 +74,6 @@ class CoupledModel(nn.Module):
         self.alternatives = nn.ModuleList(nn.ModuleList(pair) for pair in alternatives)
         self.choice = choice
         self._members = Members([(circuit, modulator), *alternatives])
-        self._stepper: CouplingStepper | None = None
         self._check()
 
     @property
@@ -180,7 +178,15 @@ class CoupledModel(nn.Module):
             DenoiserError: If a window leaves the sequence.
             CouplingError: If the circuit contradicts the visible tokens.
         """
-        window = self._read_window(output, tokens, start, valid, include)
+        window = read_window(
+            output,
+            tokens,
+            start,
+            self.window,
+            mask_id=self.mask_id,
+            valid=valid,
+            include=include,
+        )
         return self._members.couple(self._settings(coupling), window, self.choice, domain)
 
     def why_not_captured(self, coupling: str | CouplingSettings | None = None) -> str | None:
@@ -189,19 +195,7 @@ class CoupledModel(nn.Module):
         Args:
             coupling: Name of a coupling, or its settings; default the model's.
         """
-        settings = self._settings(coupling)
-        device = self.circuit.log_weights[0].device
-        if device.type != "cuda":
-            return f"expected the model on a CUDA device, found {device}"
-        if settings.kind == "factorised":
-            return "expected a coupling with a circuit, found 'factorised'"
-        if self.modulator.kind == "parametric" and settings.conditioned:
-            return "expected parameters that all windows share, found a parametric modulator"
-        if self.choice is not None:
-            return f"expected one circuit for all windows, found a choice by {self.choice.by}"
-        if not pc.queries.is_chain(self.circuit.plan):
-            return "expected a hidden Markov chain, found another circuit"
-        return None
+        return self._members.why_not_captured(self._settings(coupling), self.choice)
 
     @torch.no_grad()
     def captured_distribution(
@@ -234,18 +228,9 @@ class CoupledModel(nn.Module):
             CouplingError: If the circuit contradicts the visible tokens.
             BackendError: If the step cannot be recorded; see `why_not_captured`.
         """
-        window = self._read_window(output, tokens, start, valid)
-        settings, own = self._settings(coupling), self._stepper
-        plan, parameters, latent = self._members.modulated(window.hidden, settings.conditioned)
-        if own is None or own.settings != settings or own.parameters is not parameters:
-            own = CouplingStepper(settings, plan, parameters, capture=tokens.is_cuda)
-            self._stepper = own
-        return own.distribution(
-            *window.denoised,
-            latent=latent,
-            valid=window.valid,
-            temperature=temperature,
-            generator=generator,
+        window = read_window(output, tokens, start, self.window, mask_id=self.mask_id, valid=valid)
+        return self._members.captured(
+            self._settings(coupling), window, temperature=temperature, generator=generator
         )
 
     def joint(
@@ -297,10 +282,9 @@ class CoupledModel(nn.Module):
         Raises:
             DecodingError: If an option is impossible.
         """
-        paces = ("steps", "tokens_per_step", "quota")
-        if steps is None and not any(is_given(name, options) for name in paces):
-            steps = 8
-        found = self.generate_tokens(prompts, new_tokens=new_tokens, steps=steps, **options)
+        found = self.generate_tokens(
+            prompts, new_tokens=new_tokens, steps=paced(steps, options), **options
+        )
         return found.texts
 
     @torch.no_grad()
@@ -313,7 +297,7 @@ class CoupledModel(nn.Module):
         **options: Any,
     ) -> Generation:
         """As `generate`, with tokens, their steps, history and timings."""
-        encoded, options = self._request(prompts, new_tokens, options)
+        encoded, options = read_texts(self.vocabulary, self.block, prompts, new_tokens, options)
         found = generate(self, encoded, steps=steps, **options)
         return replace(found, vocabulary=self.vocabulary)
 
@@ -336,32 +320,9 @@ class CoupledModel(nn.Module):
         Raises:
             DecodingError: If an option is impossible: before the first text is asked for.
         """
-        encoded, options = self._request(prompts, new_tokens, options)
+        encoded, options = read_texts(self.vocabulary, self.block, prompts, new_tokens, options)
         records = stream(self, encoded, steps=steps, **options)
-        texts = [self.vocabulary.decode(row) for row in encoded]
-        return (
-            [
-                text + self.vocabulary.decode(row)
-                for text, row in zip(texts, record.tokens, strict=True)
-            ]
-            for record in records
-        )
-
-    def _request(
-        self, prompts: str | Sequence[str], new_tokens: int | None, options: Mapping[str, Any]
-    ) -> tuple[list[Tensor], dict[str, Any]]:
-        """The prompts' ids, and the options with everything said that has a default here."""
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoded = [self.vocabulary.encode(text) for text in texts]
-        if new_tokens is None:
-            new_tokens = given_value("new_tokens", options) or self.block
-        said = {"new_tokens": new_tokens, **options}
-        if isinstance(said.get("constraint"), str):
-            end_id = given_value("end_id", options)
-            said["constraint"] = matching(
-                said["constraint"], new_tokens, self.vocabulary, end_id=end_id
-            )
-        return encoded, said
+        return growing_texts(self.vocabulary, encoded, records)
 
     @classmethod
     def from_parts(
@@ -390,25 +351,7 @@ class CoupledModel(nn.Module):
             ConfigError: If the parts do not fit together, or there is no vocabulary.
             CheckpointError: If a name leads to nothing that can be read.
         """
-        network = load_denoiser(denoiser) if isinstance(denoiser, (str, Path)) else denoiser
-        found = load_published_circuit(circuit) if isinstance(circuit, (str, Path)) else circuit
-        if isinstance(found, PublishedCircuit):
-            said, found = found.settings, found.circuit
-            settings = settings or CouplingSettings("product")
-            if said is not None:
-                said.check_mask(int(getattr(network, "mask_id", -1)))
-                window = found.plan.num_variables
-                block_length = block_length or min(said.block_length, window)
-        own = vocabulary or getattr(network, "vocabulary", None)
-        if own is None:
-            raise ConfigError(
-                f"vocabulary: expected one, for {type(network).__name__} brings none, found None"
-            )
-        if isinstance(modulator, str):
-            width = int(getattr(network, "hidden_size", 0))
-            modulator = make_modulator(modulator, found.plan, width)
-        block = block_length or found.plan.num_variables
-        return cls(network, found, modulator, own, settings=settings, block_length=block)
+        return cls._of(assemble(denoiser, circuit, modulator, vocabulary, settings, block_length))
 
     def save_pretrained(
         self,
@@ -492,20 +435,24 @@ class CoupledModel(nn.Module):
         folder = locate(name, revision=revision)
         parts = read_parts(folder, denoiser=denoiser, dtype=dtype)
         try:
-            model = cls(
-                parts.denoiser,
-                parts.circuit,
-                parts.modulator,
-                parts.vocabulary,
-                settings=parts.settings,
-                block_length=parts.block_length,
-                alternatives=parts.alternatives,
-                choice=parts.choice,
-            )
+            return cls._of(parts).eval()
         except ConfigError as error:
             raise CheckpointError(f"{folder} is not a coupled model: {error}") from error
+
+    @classmethod
+    def _of(cls, parts: Parts) -> CoupledModel:
+        model = cls(
+            parts.denoiser,
+            parts.circuit,
+            parts.modulator,
+            parts.vocabulary,
+            settings=parts.settings,
+            block_length=parts.block_length,
+            alternatives=parts.alternatives,
+            choice=parts.choice,
+        )
         model.record = dict(parts.record)
-        return model.eval()
+        return model
 
     def _parts(self) -> Parts:
         return Parts(
@@ -519,28 +466,6 @@ class CoupledModel(nn.Module):
             self.members[1:],
             self.choice,
         )
-
-    def _read_window(
-        self,
-        output: DenoiserOutput,
-        tokens: Tensor,
-        start: Tensor,
-        valid: Tensor | None,
-        include: Tensor | None = None,
-    ) -> Window:
-        index = start[:, None] + torch.arange(self.window, device=tokens.device)
-        if bool((index[:, 0] < 0).any()) or bool((index[:, -1] >= tokens.shape[1]).any()):
-            raise DenoiserError(
-                f"windows of {self.window} tokens start at {start.tolist()}; "
-                f"the sequence has {tokens.shape[1]}"
-            )
-        values = tokens.gather(1, index)
-        logits, hidden = (take_window(tensor, index) for tensor in (output.logits, output.hidden))
-        own = None if valid is None else valid.gather(1, index)
-        observed = values != self.mask_id if own is None else (values != self.mask_id) & own
-        listed = None if include is None else include.gather(1, index)
-        denoised = (logits.float().log_softmax(-1), values, observed)
-        return Window(denoised, hidden.float(), own, listed)
 
     def _settings(self, coupling: str | CouplingSettings | None) -> CouplingSettings:
         if coupling is None:
