@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pcircuits.errors import StructureError
 from pcircuits.learning.history import History
@@ -38,6 +39,8 @@ def learning_curve(
     axes = axes_or_new(ax, (6.0, 3.2))
     for number, (name, own) in enumerate(named.items()):
         _curves(axes, number, name, own, by)
+    if by != "seconds":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(BY[by])
     axes.set_ylabel("log-likelihood (nats a row)")
     axes.grid(alpha=0.3)

@@ -482,6 +482,12 @@ def test_wrong_tables() -> None:
         viz.emission(model, token_names=["a"])
 
 
+def test_epochs_are_counted_in_whole_numbers(axes: Axes) -> None:
+    records = [pc.Record(n, float(n), -9.0 / n, None, 0.1 * n) for n in range(1, 5)]
+    viz.learning_curve(pc.History(tuple(records), "finished"), ax=axes)
+    assert all(float(place).is_integer() for place in axes.get_xticks())
+
+
 def test_learning_curves_are_the_histories(axes: Axes) -> None:
     first = pc.History(tuple(pc.Record(i, i, -9.0 + i, -8.0 + i, 2.0 * i) for i in (1, 2)), "")
     second = pc.History((pc.Record(1, 1, -5.0, None, 3.0),), "")
