@@ -18,6 +18,8 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
+from pcircuits.execute.fused import memory
+
 _M_PERTURB = -6
 # glibc fills what it hands out with the low byte of this ^ 0xff. Four and eight bytes of all ones
 # are a NaN of float32 and float64; other values of the low byte would give ordinary numbers.
@@ -31,15 +33,16 @@ _EMPTY, _EMPTY_LIKE = np.empty, np.empty_like
 def poisoned_memory() -> Iterator[None]:
     """Fills every fresh allocation with NaN (integers with their largest value).
 
-    Covers torch on every device, numpy, what compiled code allocates, and, where Triton interprets
-    its kernels, masked loads without a value for the masked-out lanes and accesses outside the
-    tensors that a kernel was given, which raise.
+    Covers torch on every device, numpy, blocks that are taken again, what compiled code allocates,
+    and, where Triton interprets its kernels, masked loads without a value for the masked-out lanes
+    and accesses outside the tensors that a kernel was given, which raise.
 
     What the C library keeps of small freed blocks is poisoned once, at the start; start the process
     with `GLIBC_TUNABLES=glibc.malloc.tcache_count=0` to have it poisoned always.
     """
     with ExitStack() as stack:
         stack.enter_context(_numpy())
+        stack.enter_context(_lent_blocks())
         stack.enter_context(_heap() if _has_mallopt() else _torch_allocations())
         if torch.cuda.is_available():
             stack.enter_context(_torch_allocations())
@@ -103,6 +106,23 @@ def _numpy() -> Iterator[None]:
         yield
     finally:
         np.empty, np.empty_like = _EMPTY, _EMPTY_LIKE
+
+
+@contextmanager
+def _lent_blocks() -> Iterator[None]:
+    """The fused implementation takes memory of earlier calls again."""
+    lent = memory._lent
+
+    def filled(block: Any) -> Any:
+        own = lent(block)
+        own.fill(0xFF)  # bytes of which floats of any size are NaN
+        return own
+
+    memory._lent = filled
+    try:
+        yield
+    finally:
+        memory._lent = lent
 
 
 def _filled_empty(*args: Any, **kwargs: Any) -> Any:

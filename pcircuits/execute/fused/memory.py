@@ -51,11 +51,21 @@ def _block(size: int) -> np.ndarray:
     """So many bytes, unset."""
     if not 0 < size <= _LARGEST:
         return np.empty(size, np.uint8)
-    for i, block in enumerate(_FREE):
+    for block in tuple(_FREE):
         # A block far too large is left for those who need it.
-        if size <= len(block) <= 4 * size:
-            return _lent(_FREE.pop(i))
-    return _lent(mmap.mmap(-1, size))
+        if size <= len(block) <= 4 * size and _taken(block):
+            return _lent(block)
+    # Private: processes that are forked from this one would write into shared blocks.
+    return _lent(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def _taken(block: mmap.mmap) -> bool:
+    """Takes a free block; False if another thread was faster."""
+    try:
+        _FREE.remove(block)
+    except ValueError:
+        return False
+    return True
 
 
 def _lent(block: mmap.mmap) -> np.ndarray:

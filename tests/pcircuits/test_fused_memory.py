@@ -1,0 +1,76 @@
+"""Memory that is taken again: never by two at once, not by threads, not by forked processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+import pcircuits as pc
+from pcircuits.execute.fused.arenas import tensor_of
+from pcircuits.execute.fused.memory import block_for, carve
+
+FLOAT = np.dtype(np.float32)
+SIZE = 12_345
+FORKED = """
+import os
+from pcircuits.execute.fused.memory import block_for
+import numpy as np
+
+wanted = [((12_345,), np.dtype(np.float32))]
+block_for(wanted).fill(7)  # goes back, and both processes take it again
+child = os.fork()
+block = block_for(wanted)
+if child == 0:
+    block.fill(1)
+    os._exit(0)
+os.waitpid(child, 0)
+assert (block == 7).all(), "the child wrote into the parent's memory"
+"""
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def test_memory_is_taken_again_when_nobody_holds_it() -> None:
+    wanted = [((SIZE,), FLOAT)]
+    block = block_for(wanted)
+    (view,) = carve(block, wanted)
+    first = address(block)
+    del block
+    while_held = block_for(wanted)
+    assert address(while_held) != first, "a view still holds it"
+    del view
+    assert address(block_for(wanted)) == first
+
+
+def test_a_tensor_holds_its_memory() -> None:
+    tensor = tensor_of((SIZE,), torch.float32)
+    part = tensor.fill_(3.0)[100:200]
+    del tensor
+    others = [tensor_of((SIZE,), torch.float32).fill_(9.0) for _ in range(20)]
+    assert bool((part == 3.0).all()) and len(others) == 20
+
+
+def test_forked_processes_have_memory_of_their_own() -> None:
+    subprocess.run([sys.executable, "-c", FORKED], check=True)
+
+
+def test_threads_get_the_answers_of_one() -> None:
+    model = pc.CircuitModel(pc.families.hmm(12, 16, 20), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randint(0, 20, (8 + n, 12), generator=generator) for n in range(60)]
+
+    def answer(values: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model.log_likelihood(values, impl="fused")
+
+    expected = [answer(values) for values in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for found, own in zip(pool.map(answer, batches), expected, strict=True):
+                torch.testing.assert_close(found, own, rtol=0, atol=0)
