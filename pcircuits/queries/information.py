@@ -73,7 +73,10 @@ def mutual_information(
     """
     given = posterior(plan, parameters, evidence)
     if can_sweep(given):
-        return chain_information(given)
+        found = chain_information(given)
+        if progress is not None:
+            progress(1, 1)
+        return found
     single = marginals(plan, given.prepared, given.evidence())
     entropy = entropy_of(single, 1)
     length = plan.num_variables

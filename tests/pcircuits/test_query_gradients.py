@@ -207,16 +207,25 @@ def test_of_observed_candidates_none_is_chosen() -> None:
 
 
 def test_passes_are_fewest_and_reported() -> None:
-    """Two states or 50 categories: a variable is separated by its states."""
+    """Two states or 50 categories: a variable is separated by its states.
+
+    Where no gradient is asked for, a chain takes a single sweep.
+    """
     plan = pc.compile_circuit(pc.families.hmm(4, 2, 50))
     parameters = pc.random_parameters(plan, seed=0, spread=2.0, dtype=torch.float64)
     calls: list[tuple[int, int]] = []
 
-    found = pc.queries.mutual_information(
-        plan, parameters, progress=lambda done, total: calls.append((done, total))
-    )
+    def count(done: int, total: int) -> None:
+        calls.append((done, total))
 
+    learned = {name: own.requires_grad_() for name, own in parameters.items()}
+    found = pc.queries.mutual_information(plan, learned, progress=count).detach()
     assert calls[-1] == (6, 6)
+    calls.clear()
+    parameters = {name: own.detach() for name, own in learned.items()}
+    swept = pc.queries.mutual_information(plan, parameters, progress=count)
+    assert calls == [(1, 1)]
+    torch.testing.assert_close(swept, found)
     joint = pc.queries.joint_marginal(plan, parameters, None, [0, 3])[0]
     ratio = joint / (joint.sum(0, keepdim=True) * joint.sum(1, keepdim=True))
     torch.testing.assert_close(found[0, 0, 3], (joint * ratio.log()).sum())
