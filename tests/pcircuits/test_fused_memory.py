@@ -7,9 +7,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
 
 import pcircuits as pc
+from pcircuits.execute.fused import memory
 from pcircuits.execute.fused.arenas import tensor_of
 from pcircuits.execute.fused.memory import block_for, carve
 
@@ -36,7 +38,8 @@ def address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def test_memory_is_taken_again_when_nobody_holds_it() -> None:
+def test_memory_is_taken_again_when_nobody_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_FREE", [])  # other tests leave blocks that would fit too
     wanted = [((SIZE,), FLOAT)]
     block = block_for(wanted)
     (view,) = carve(block, wanted)
