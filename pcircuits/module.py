@@ -360,7 +360,7 @@ class CircuitModel(nn.Module):
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes circuit and parameters to a folder; see `docs/file-format.md`."""
+        """Writes circuit and parameters to a folder; see `docs/reference/file-format.md`."""
         save_folder(path, self.circuit, self.log_parameters())
 
 

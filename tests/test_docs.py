@@ -38,7 +38,7 @@ def run(path: str) -> dict[str, object]:
 
 
 def test_first_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    found = run("docs/first-steps.md")
+    found = run("docs/tutorials/first-steps.md")
     # The network: its joint distribution is the product of its tables.
     network = found["sprinkler_network"]
     worlds = torch.cartesian_prod(*[torch.arange(2)] * 3)
