@@ -35,6 +35,25 @@ def test_rows_that_underflow_are_computed_exactly(
         torch.testing.assert_close(found[name].double(), own, rtol=2e-5, atol=2e-5, msg=name)
 
 
+@pytest.mark.parametrize("evidence", ["hard", "partial", "soft"])
+def test_inputs_that_are_not_learned_have_no_gradient(evidence: str) -> None:
+    """Only the sums' weights are asked for: the emissions of a chain are often fixed."""
+    plan = pc.compile_circuit(pc.families.hmm(4, 3, 5))
+    parameters = pc.random_parameters(plan, seed=0, dtype=torch.float64)
+    parameters["transition"].requires_grad_()
+    values = torch.arange(8).remainder(5).reshape(2, 4)
+    given = {
+        "hard": pc.Evidence(values),
+        "partial": pc.Evidence(values, values > 1),
+        "soft": pc.Evidence(log_potentials=torch.linspace(-1, 1, 40).double().view(2, 4, 5)),
+    }[evidence]
+    flows = []
+    for impl in ("fused", "reference"):
+        value = pc.forward(plan, parameters, given, impl=impl).sum()
+        flows.append(torch.autograd.grad(value, parameters["transition"])[0])
+    torch.testing.assert_close(*flows)
+
+
 @pytest.mark.parametrize("family", ["chain", "tree", "pairs"])
 @pytest.mark.parametrize("size", [20.0, 60.0])
 def test_weights_beyond_the_range_of_float32_are_computed_in_float64(

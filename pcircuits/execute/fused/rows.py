@@ -113,6 +113,8 @@ def source_gradients(
     """Gradients of the sources of input layers from those of the logarithms of rows."""
     found: dict[int, Tensor] = {}
     for units, layers in program.inputs.items():
+        if kept.isdisjoint(layers):
+            continue
         if inputs[units].in_table:
             (layer,) = layers
             if layer in kept:
