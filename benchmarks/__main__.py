@@ -55,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.benchmark == "report":
         print(write_folder(options.folder), end="")
         return 0
+    if options.benchmark == "figures":
+        # Imported here: it needs the other package, and the other benchmarks do not.
+        from benchmarks.figures import write_figures
+
+        print(*write_figures(options.folder), sep="\n")
+        return 0
     torch.set_num_threads(options.threads)
     if options.benchmark == "density":
         return run_density(options)
@@ -220,6 +226,9 @@ def _parser() -> argparse.ArgumentParser:
     description = "tables and pictures of all results in a folder"
     report = commands.add_parser("report", help=description, description=description)
     report.add_argument("folder", type=Path)
+    description = "the pictures of the documentation, from benchmarks/results"
+    figures = commands.add_parser("figures", help=description, description=description)
+    figures.add_argument("folder", type=Path)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from codd.evaluation.few_step import FACTORISED
 from codd.evaluation.frontier import FrontierResult
@@ -33,6 +34,7 @@ def quotas(result: QuotaResult, *, ax: Axes | None = None) -> Axes:
         scores = [cell.quality.score for cell in cells]
         curve(axes, place, calls, scores, family.replace("_", " "), {"linestyle": dashes})
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("denoiser calls a block")
     axes.set_ylabel("judge's score (nats per token)")
     return finished(axes, "Quality of generated blocks by denoiser calls")
