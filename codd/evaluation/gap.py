@@ -107,9 +107,14 @@ class GapResult:
         """Mean log-likelihood at each ratio, in nats per masked token."""
         return [mean(column) for column in self.log_likelihoods[label].unbind(dim=1)]
 
+    def lead(self, label: str, other: str) -> list[Estimate]:
+        """Mean paired difference of two labels at each ratio, in nats per masked token."""
+        difference = self.log_likelihoods[label] - self.log_likelihoods[other]
+        return [mean(column) for column in difference.unbind(dim=1)]
+
     def gain(self, label: str) -> list[Estimate]:
         """Mean paired difference to the factorised output at each ratio, in nats per token."""
-        return [mean(column) for column in self._gains(label).unbind(dim=1)]
+        return self.lead(label, FACTORISED)
 
     def gap(self) -> list[Estimate]:
         """The misspecification gap at each ratio, in nats per masked token."""
