@@ -32,7 +32,12 @@ from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import MODULATORS, make_modulator
 from codd.decoding.quotas import EntropyBound, Factor, Klass, Threshold
 from codd.decoding.budgets import JointEntropy, TotalCorrelation
-from codd.decoding.revision import CappedRevision, RescaledRevision
+from codd.decoding.revision import (
+    CappedRevision,
+    ConfidentRevision,
+    LoopRevision,
+    RescaledRevision,
+)
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import Generation, generate, infill, stream
 from codd.published import PublishedSettings, load_published_circuit, save_published_circuit
@@ -45,6 +50,7 @@ __all__ = [
     "COUPLING_NAMES",
     "CircuitChoice",
     "CappedRevision",
+    "ConfidentRevision",
     "CharacterVocabulary",
     "ConstrainedModel",
     "CoupledDistribution",
@@ -62,6 +68,7 @@ __all__ = [
     "MODULATORS",
     "PublishedSettings",
     "PublishedVocabulary",
+    "LoopRevision",
     "RescaledRevision",
     "Threshold",
     "TokenDistribution",

@@ -226,7 +226,8 @@ def _add_order(group: Any) -> None:
     group.add_argument(
         "--revision",
         metavar="RULE",
-        help="take tokens back: remdm_cap=0.02 or remdm_rescale=0.05; needs --steps",
+        help="take tokens back: remdm_cap=0.02, remdm_rescale=0.05, remdm_conf or "
+        "remdm_loop=0.02; needs --steps",
     )
     group.add_argument(
         "--guidance",

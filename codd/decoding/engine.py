@@ -82,6 +82,7 @@ def _steps(stepper: Stepper, canvas: Canvas) -> Iterator[tuple[StepRecord, Tenso
     tokens, step = canvas.tokens, 0
     given = (tokens != model.mask_id) | ~canvas.valid
     padded = not bool(canvas.valid.all())
+    logs = torch.zeros(tokens.shape, device=tokens.device) if options.keeps_log_probs else None
     for i, schedule in enumerate(schedules):
         end = prompt + (i + 1) * options.region_length
         seen = slice(max(0, end - model.max_length), end)
@@ -105,13 +106,18 @@ def _steps(stepper: Stepper, canvas: Canvas) -> Iterator[tuple[StepRecord, Tenso
                 ahead=min(tokens.shape[1] - end, model.max_length - end + seen.start)
                 if options.lookahead
                 else 0,
+                log_probs=None if logs is None else logs[rows, seen],
             )
             found, fresh = stepper.step(scene)
             before = tokens
             tokens = tokens.clone()
             tokens[rows, seen] = found
             fixed = (tokens != before) & (tokens != model.mask_id)
-            told = None if fresh is None else _spread(fresh, rows, seen, tokens)[:, prompt:]
+            told = None
+            if fresh is not None and logs is not None:
+                spread = _spread(fresh, rows, seen, tokens)
+                logs = torch.where(fixed, spread.to(logs.dtype), logs)
+                told = spread[:, prompt:] if options.log_probs else None
             new = tokens[:, prompt:]
             yield StepRecord(step, sum(paces), new, fixed[:, prompt:], told), rows
             step += 1

@@ -90,7 +90,7 @@ def generate(
         mask_ratio_limit: γ: a row is coupled only while the share of masked tokens in its block
             (of the new tokens in mode "full") is below this; None couples always.
         revision: Which tokens a step takes back, an object of `codd.decoding.revision` or its text
-            such as "remdm_cap=0.02"; with `steps`.
+            such as "remdm_cap=0.02", "remdm_rescale", "remdm_conf" or "remdm_loop"; with `steps`.
         guidance: w of classifier-free guidance: logits become (1 + w) times those given the prompt
             less w times those with the prompt masked; both are asked for in one call.
         constraint: A circuit over N tokens without parameters, as made by

@@ -110,6 +110,11 @@ class DecodingOptions:
         return self.end_id is not None or bool(self.stop)
 
     @property
+    def keeps_log_probs(self) -> bool:
+        """Whether the log-probability of each token is known to later steps."""
+        return self.log_probs or (self.revision is not None and self.revision.by_confidence)
+
+    @property
     def lockstep(self) -> bool:
         """Whether all rows fix as many tokens at every step, of their only coupling."""
         adaptive = self.quota is not None or self.stochastic or self.ends
@@ -127,8 +132,12 @@ class DecodingOptions:
         if self.tokens_per_step is not None:
             return [FixedSchedule(self.tokens_per_step)] * self.num_regions
         assert self.steps is not None  # one of the two is given: _check_pace
-        schedule = StochasticSchedule if self.stochastic else EvenSchedule
-        return [schedule(steps) for steps in split_evenly(self.steps, self.num_regions)]
+        return [self._schedule(steps) for steps in split_evenly(self.steps, self.num_regions)]
+
+    def _schedule(self, steps: int) -> Schedule:
+        own = None if self.revision is None else self.revision.schedule(steps)
+        usual = StochasticSchedule if self.stochastic else EvenSchedule
+        return usual(steps) if own is None else own
 
     def check_model(self, model: Decodable) -> None:
         """Checks that the model can decode so.
@@ -230,6 +239,10 @@ class DecodingOptions:
     def _check_rest(self) -> None:
         if self.revision is not None and self.steps is None:
             raise DecodingError("revision: expected `steps`, which say when to stop, found none")
+        if self.stochastic and self.revision is not None and self.revision.schedule(1) is not None:
+            raise DecodingError(
+                "stochastic: expected False with a revision that has its own schedule, found True"
+            )
         if self.stochastic and self.steps is None:
             raise DecodingError("stochastic: expected `steps`, which say when to stop, found none")
         if not 0.0 <= self.guidance < float("inf"):

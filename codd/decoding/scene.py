@@ -26,6 +26,7 @@ class Scene:
         steps: Steps of this region.
         first: The column of the whole batch at which the view begins.
         ahead: Masked tokens after the region that the denoiser sees too.
+        log_probs: (B, L) of each committed token when it was; None if nothing asks for them.
     """
 
     rows: Tensor
@@ -38,6 +39,7 @@ class Scene:
     steps: int
     first: int = 0
     ahead: int = 0
+    log_probs: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

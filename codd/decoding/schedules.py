@@ -74,6 +74,38 @@ class StochasticSchedule:
 
 
 @dataclass(frozen=True)
+class LoopSchedule:
+    """Commits most tokens, then none for a while, then the rest (ReMDM-loop, arXiv 2503.00307).
+
+    Attributes:
+        steps: Number of steps; time falls from 1 to 0 over them.
+        on: Time down to which the visible share rises to `visible`.
+        off: Time from which it rises to 1.
+        visible: The share in between.
+    """
+
+    steps: int
+    on: float
+    off: float
+    visible: float
+
+    def num_steps(self, length: int) -> int:
+        """Number of steps, whatever the length."""
+        return self.steps
+
+    def quota(self, masked: Tensor, steps_left: int, generator: torch.Generator) -> Tensor:
+        """Number of tokens to fix now, (B,): masked * (α_s - α_t) / (1 - α_t), rounded up."""
+        before, after = (self._masked_share(n / self.steps) for n in (steps_left, steps_left - 1))
+        share = (before - after) / before
+        return (masked * share - 1e-6).ceil().long()  # an error of rounding is no token
+
+    def _masked_share(self, time: float) -> float:
+        if time > self.on:
+            return 1 - (1 - time) / (1 - self.on) * self.visible
+        return (1 - self.visible) * min(1.0, time / self.off)
+
+
+@dataclass(frozen=True)
 class FixedSchedule:
     """Fixes the same number of tokens at each step, and what is left at the last.
 

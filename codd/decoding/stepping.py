@@ -17,7 +17,7 @@ from codd.decoding.calls import DenoiserCalls, View
 from codd.decoding.clock import Clock
 from codd.decoding.options import DecodingOptions
 from codd.decoding.quotas import AdaptiveQuota, Klass, QuotaView
-from codd.decoding.revision import take_back
+from codd.decoding.revision import shared_out, take_back
 from codd.decoding.rules import Quota
 from codd.decoding.samplers import SAMPLERS, Commitment
 from codd.decoding.scene import Draft, Memory, Scene
@@ -66,7 +66,7 @@ class Stepper:
                 scene,
                 self._coupled(ratio),
                 scene.tokens,
-                log_probs if self.options.log_probs else None,
+                log_probs if self.options.keeps_log_probs else None,
             )
             counts = scene.schedule.quota(count, scene.steps_left, self.generator)
             revised = self._revised(scene, count - counts)
@@ -107,10 +107,15 @@ class Stepper:
         """(B, L) bool, the tokens to mask again; (B,) as many more can be committed for them."""
         committed = ~scene.given & scene.valid & (scene.tokens != self.model.mask_id)
         committed[:, : -self.options.region_length] = False
-        if self.options.revision is None:
+        revision = self.options.revision
+        if revision is None:
             return torch.zeros_like(committed)
-        probability = self.options.revision.probability(scene.steps_left, scene.steps)
-        return take_back(committed, room, probability, self.generator)
+        probability = revision.probability(scene.steps_left, scene.steps)
+        if not revision.by_confidence:
+            return take_back(committed, room, probability, self.generator)
+        assert scene.log_probs is not None  # the options keep them for such a revision
+        shares = shared_out(probability, scene.log_probs, committed)
+        return take_back(committed, room, shares, self.generator)
 
     def _commit_anywhere(self, draft: Draft, masked: Tensor, counts: Tensor) -> Draft:
         """Chooses among all masked positions and draws the windows that cover the chosen."""

@@ -11,9 +11,12 @@ from codd.decoding.endings import text_lengths
 from codd.decoding.loop import generate
 from codd.decoding.revision import (
     CappedRevision,
+    ConfidentRevision,
+    LoopRevision,
     RescaledRevision,
     largest_probability,
     revision_from_text,
+    shared_out,
     take_back,
 )
 from codd.denoisers.base import DenoiserOutput
@@ -74,9 +77,18 @@ def test_no_more_is_taken_back_than_there_is_room() -> None:
     assert some.sum().item() / 6000 == pytest.approx(0.25, abs=0.03)
 
 
-@pytest.mark.parametrize("revision", ["remdm_cap=1", "remdm_rescale=0.5"])
+@pytest.mark.parametrize(
+    ("revision", "left"),
+    [
+        ("remdm_cap=1", [3, 2, 1, 0]),
+        ("remdm_rescale=0.5", [3, 2, 1, 0]),
+        ("remdm_loop=1,0.75,0.25,0.5", [2, 2, 2, 0]),
+    ],
+)
 @pytest.mark.parametrize("mode", ["block", "full"])
-def test_revision_keeps_the_schedule_and_the_joint(revision: str, mode: str) -> None:
+def test_revision_keeps_the_schedule_and_the_joint(
+    revision: str, left: list[int], mode: str
+) -> None:
     """Exact single-token conditionals: what is taken back is drawn anew from the joint."""
     model = mixture_model(4, 3, window=4, block=4, seed=2)
     found = generate(
@@ -91,10 +103,67 @@ def test_revision_keeps_the_schedule_and_the_joint(revision: str, mode: str) -> 
         record_history=True,
     )
     masked = [int((r.tokens == model.mask_id).sum(dim=1).amax()) for r in found.history]
-    assert masked == [3, 2, 1, 0]
+    assert masked == left
     taken_back = (found.history[0].tokens != model.mask_id) & (found.fixed_at > 0)
     assert bool(taken_back.any())
     assert_follows(found.completions, joint_table(model))
+
+
+def test_doubtful_tokens_are_taken_back_first() -> None:
+    """ReMDM-conf: the shares follow softmax(-ψ) over what is committed, and sum to σ."""
+    committed = torch.tensor([[True, True, False, True], [False] * 4])
+    sure = torch.tensor([0.9, 0.1, 0.5, 0.4])
+    shares = shared_out(0.5, sure.log().expand(2, 4), committed)
+    expected = torch.tensor([-0.9, -0.1, -torch.inf, -0.4]).exp()
+    torch.testing.assert_close(shares[0], 0.5 * expected / expected.sum())
+    assert bool((shares[1] == 0).all())
+    generator = torch.Generator().manual_seed(0)
+    rows = 20_000
+    taken = take_back(
+        committed[:1].expand(rows, 4),
+        torch.full((rows,), 4),
+        shares[:1].expand(rows, 4),
+        generator,
+    )
+    assert taken.double().mean(dim=0).tolist() == pytest.approx(shares[0].tolist(), abs=0.01)
+
+
+def test_a_token_is_taken_back_by_its_probability_when_it_was_committed() -> None:
+    model = mixture_model(4, 3, window=4, block=4, seed=2)
+    arguments: dict[str, Any] = {"selection": "random", "revision": "remdm_conf"}
+    found = generate(
+        model, empty_prompts(8000), 4, 4, log_probs=True, record_history=True, **arguments
+    )
+    psi = torch.zeros(found.completions.shape)
+    for record in found.history[:2]:
+        assert record.log_probs is not None
+        psi = torch.where(record.fixed, record.log_probs.exp(), psi)
+    before, after = (record.tokens == model.mask_id for record in found.history[1:3])
+    assert (~before).sum(dim=1).eq(2).all()  # of two committed tokens
+    gone = after & ~before
+    both = torch.where(before, 0.0, psi)
+    rows = gone.any(dim=1)
+    weight = torch.where(before, 0.0, (-psi).exp())
+    expected = (weight / weight.sum(dim=1, keepdim=True) * both).sum(dim=1)[rows].mean()
+    taken = both[gone].mean()
+    assert float(taken) == pytest.approx(float(expected), abs=0.006)
+    assert float(taken) < float(both[rows].sum() / 2 / rows.sum()) - 0.006
+    quiet = generate(model, empty_prompts(2), 4, 4, record_history=True, **arguments)
+    assert quiet.log_probs is None and quiet.history[0].log_probs is None
+
+
+def test_loop_commits_most_then_corrects_then_finishes() -> None:
+    rule = LoopRevision(rate=1.0, on=0.6, off=0.2, visible=0.75)
+    schedule = rule.schedule(10)
+    assert schedule is not None
+    left, masked, shares = torch.tensor([80]), [], []
+    for steps_left in range(10, 0, -1):
+        left = left - schedule.quota(left, steps_left, torch.Generator())
+        masked.append(int(left))
+        shares.append(rule.probability(steps_left, 10))
+    assert masked == [65, 50, 35, 20, 20, 20, 20, 20, 10, 0]
+    third = pytest.approx(1 / 3)
+    assert shares == [0, 0, 0, 0, third, third, third, third, 0, 0]
 
 
 class Guided(CountingModel):
@@ -161,6 +230,10 @@ def test_spellings_mean_the_same(arguments: dict[str, Any]) -> None:
         ({"steps": 2}, "new_tokens: expected how many tokens"),
         ({"new_tokens": 4, "threshold": 0.9, "factor": 1.0}, "threshold, factor: two spellings"),
         ({"new_tokens": 4, "tokens_per_step": 1, "revision": "remdm_cap"}, "revision: expected `s"),
+        (
+            {"new_tokens": 4, "steps": 2, "stochastic": True, "revision": "remdm_loop"},
+            "stochastic: expected False with a revision",
+        ),
         ({"new_tokens": 4, "steps": 2, "guidance": -1.0}, "guidance: expected a finite number"),
         ({"new_tokens": 4, "steps": 2, "stop": [[]]}, "stop: expected sequences of at least one"),
     ],
@@ -174,6 +247,8 @@ def test_arguments_that_contradict_are_refused(arguments: dict[str, Any], messag
 def test_revision_texts() -> None:
     assert revision_from_text("remdm_cap=0.1") == CappedRevision(0.1)
     assert revision_from_text("remdm_rescale") == RescaledRevision()
-    for text in ("cap", "remdm_cap=x", "remdm_cap=2"):
-        with pytest.raises(DecodingError, match="revision: expected"):
+    assert revision_from_text("remdm_conf") == ConfidentRevision()
+    assert revision_from_text("remdm_loop=0.1,0.5") == LoopRevision(0.1, 0.5)
+    for text in ("cap", "remdm_cap=x", "remdm_cap=2", "remdm_cap=1,1", "remdm_loop=1,0.1,0.2"):
+        with pytest.raises(DecodingError, match=r"(revision|LoopRevision): expected"):
             revision_from_text(text)
