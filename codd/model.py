@@ -17,8 +17,9 @@ from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import TokenDistribution
 from codd.decoding.loop import Generation, generate, stream
 from codd.decoding.texts import growing_texts, paced, read_texts
-from codd.denoisers.base import DenoiserOutput
+from codd.denoisers.base import DenoiserOutput, LoadOptions
 from codd.denoisers.key_values import KeyValueCache, Span
+from codd.denoisers.placement import DeviceMap, first_device
 from codd.errors import CheckpointError, ConfigError, CouplingError
 from codd.hub import locate, push
 from codd.members import Members
@@ -100,6 +101,11 @@ class CoupledModel(nn.Module):
     def members(self) -> tuple[tuple[pc.CircuitModel, AnyModulator], ...]:
         """All circuits with their modulators, in the order of the choice."""
         return self._members.pairs
+
+    @property
+    def device(self) -> torch.device:
+        """Where its circuit lies, and tokens are expected."""
+        return first_device(self.circuit)
 
     def for_domain(self, name: str) -> CoupledModel:
         """The model with the circuit of one domain alone; its parts are shared, not copied.
@@ -297,7 +303,9 @@ class CoupledModel(nn.Module):
         **options: Any,
     ) -> Generation:
         """As `generate`, with tokens, their steps, history and timings."""
-        encoded, options = read_texts(self.vocabulary, self.block, prompts, new_tokens, options)
+        encoded, options = read_texts(
+            self.vocabulary, self.block, prompts, new_tokens, options, self.device
+        )
         found = generate(self, encoded, steps=steps, **options)
         return replace(found, vocabulary=self.vocabulary)
 
@@ -320,7 +328,9 @@ class CoupledModel(nn.Module):
         Raises:
             DecodingError: If an option is impossible: before the first text is asked for.
         """
-        encoded, options = read_texts(self.vocabulary, self.block, prompts, new_tokens, options)
+        encoded, options = read_texts(
+            self.vocabulary, self.block, prompts, new_tokens, options, self.device
+        )
         records = stream(self, encoded, steps=steps, **options)
         return growing_texts(self.vocabulary, encoded, records)
 
@@ -417,6 +427,8 @@ class CoupledModel(nn.Module):
         denoiser: nn.Module | str | Path | None = None,
         revision: str | None = None,
         dtype: torch.dtype | None = None,
+        device_map: DeviceMap = None,
+        quantization: str | None = None,
     ) -> CoupledModel:
         """Reads a model that `save_pretrained` wrote, in evaluation mode.
 
@@ -427,13 +439,19 @@ class CoupledModel(nn.Module):
                 published denoiser is now, if not where it was.
             revision: Branch, tag or commit of the model on the hub.
             dtype: Number type of a published denoiser's weights; None for that of its files.
+            device_map: Where the model lies: a device for all of it; or for a published denoiser
+                "auto" or its parts -> devices, as `load_denoiser` takes them. The circuit then goes
+                to where the denoiser begins. None for the CPU.
+            quantization: "8bit" or "4bit" for a published denoiser's blocks; see `load_denoiser`.
 
         Raises:
             CheckpointError: If it is missing, damaged, of another version or contradicts itself,
-                or the denoiser is not the one that the model was made with.
+                the denoiser is not the one that the model was made with, or an option is none that
+                it can have.
         """
         folder = locate(name, revision=revision)
-        parts = read_parts(folder, denoiser=denoiser, dtype=dtype)
+        options = LoadOptions(dtype, device_map, quantization)
+        parts = read_parts(folder, denoiser=denoiser, options=options)
         try:
             return cls._of(parts).eval()
         except ConfigError as error:

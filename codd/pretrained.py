@@ -17,7 +17,9 @@ from torch import nn
 import pcircuits as pc
 from codd.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from codd.coupling.couplings import CouplingSettings
+from codd.denoisers.base import AS_STORED, LoadOptions
 from codd.denoisers.lora import lora_of
+from codd.denoisers.placement import first_device
 from codd.denoisers.registry import (
     OWN,
     PUBLISHED,
@@ -112,7 +114,7 @@ def read_parts(
     folder: Path,
     *,
     denoiser: nn.Module | str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    options: LoadOptions = AS_STORED,
 ) -> Parts:
     """Reads what `write_parts` wrote, in evaluation mode.
 
@@ -120,7 +122,7 @@ def read_parts(
         folder: The folder.
         denoiser: The user's own module, if it was one; or where a published network is now, if not
             where it was.
-        dtype: Number type of a published denoiser's weights; None for that of its files.
+        options: How the denoiser is laid out in memory.
 
     Raises:
         CheckpointError: If the files are missing, damaged, of another version or contradict
@@ -128,7 +130,7 @@ def read_parts(
     """
     checkpoint = load_checkpoint(folder)
     try:
-        return _parts(checkpoint, denoiser, dtype)
+        return _parts(checkpoint, denoiser, options)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     except (CoddError, pc.errors.CircuitError, KeyError, TypeError, RuntimeError) as error:
@@ -136,14 +138,18 @@ def read_parts(
 
 
 def _parts(
-    checkpoint: Checkpoint, given: nn.Module | str | Path | None, dtype: torch.dtype | None
+    checkpoint: Checkpoint, given: nn.Module | str | Path | None, options: LoadOptions
 ) -> Parts:
     metadata = checkpoint.metadata
     _check_kind(metadata)
     tensors = checkpoint.tensors
     stored = StoredDenoiser(_description(metadata), part_of(tensors, "denoiser"))
-    denoiser = _denoiser(stored, given, dtype)
-    first, *alternatives = read_members(metadata, tensors, _size(denoiser, "hidden_size"))
+    denoiser = _denoiser(stored, given, options)
+    members = read_members(metadata, tensors, _size(denoiser, "hidden_size"))
+    if options.device_map is not None:
+        device = first_device(denoiser)
+        members = [(circuit.to(device), modulator.to(device)) for circuit, modulator in members]
+    first, *alternatives = members
     return Parts(
         denoiser,
         *first,
@@ -184,9 +190,14 @@ def _stored(denoiser: nn.Module) -> StoredDenoiser:
 
 
 def _denoiser(
-    stored: StoredDenoiser, given: nn.Module | str | Path | None, dtype: torch.dtype | None
+    stored: StoredDenoiser, given: nn.Module | str | Path | None, options: LoadOptions
 ) -> nn.Module:
     if isinstance(given, nn.Module):
+        if options.quantization is not None:
+            raise ConfigError(
+                "quantization: expected none with a module of the user's own, found "
+                f"{options.quantization!r}"
+            )
         _check_given(stored.description, given)
         if lora_of(given) is None:
             restore_adapters(stored, given)
@@ -196,7 +207,7 @@ def _denoiser(
             f"the model was made with a module {stored.description.get('class')!r} of its user, "
             "which is not stored; hand it in: from_pretrained(name, denoiser=module)"
         )
-    return restore_denoiser(stored, name=given, dtype=dtype)
+    return restore_denoiser(stored, name=given, options=options)
 
 
 def _check_given(description: Mapping[str, Any], denoiser: nn.Module) -> None:

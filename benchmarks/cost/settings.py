@@ -15,15 +15,15 @@ from codd.training.loop import Schedule
 
 LENGTH = QUESTION_LENGTH + SOLUTION_LENGTH
 _BASE = DenoiserTraining(
-    steps=3000,
+    steps=6000,
     batch_size=64,
     window_length=LENGTH,
     block_length=SOLUTION_LENGTH,
     prompt_fraction=1.0,
     warmup_plain=1.0,
     warmup_steps=100,
-    validate_every=250,
-    checkpoint_every=250,
+    validate_every=500,
+    checkpoint_every=500,
 )
 _CIRCUIT = CircuitTraining(
     num_states=256, batch_size=256, warmup=4, validate_every=20, checkpoint_every=20

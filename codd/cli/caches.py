@@ -10,16 +10,17 @@ from typing import Any
 from codd.checkpoint import write_atomically
 from codd.cli.inputs import (
     add_corpus,
+    add_placement,
     add_threads,
     held_out_windows,
     prepare_folder,
     read_corpus,
+    read_model,
     set_threads,
 )
 from codd.cli.measuring import open_console, show_progress
 from codd.evaluation.caches import CacheProtocol, measure_caches
 from codd.evaluation.report import caches_table
-from codd.model import CoupledModel
 
 
 def add_parser(commands: Any) -> None:
@@ -54,6 +55,7 @@ def add_parser(commands: Any) -> None:
         help="JSON file, replaced in one step; default %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -66,9 +68,10 @@ def run(args: argparse.Namespace) -> None:
     """
     set_threads(args.threads)
     prepare_folder(args.out.parent)
-    model = CoupledModel.from_pretrained(args.model)
+    model = read_model(args)
     corpus = read_corpus(args.corpus)
     windows = held_out_windows(corpus, model.vocabulary, model.max_length, args.windows)
+    windows = windows.to(model.device)
     block = max(1, model.block // 2) if args.block_length is None else args.block_length
     protocol = CacheProtocol(block, tokens_per_step=args.tokens_per_step, seed=args.seed)
     with show_progress("caches") as report:

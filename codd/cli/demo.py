@@ -14,7 +14,14 @@ from rich.text import Text
 from torch import Tensor
 
 from codd import viz as pictures
-from codd.cli.inputs import add_threads, held_out_windows, prepare_folder, set_threads
+from codd.cli.inputs import (
+    add_placement,
+    add_threads,
+    held_out_windows,
+    prepare_folder,
+    read_model,
+    set_threads,
+)
 from codd.cli.measuring import (
     Measured,
     make_judges,
@@ -71,6 +78,7 @@ def add_parser(commands: Any) -> None:
         help="folder or hub id of another model of the same text; default the shipped one",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -85,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     set_threads(args.threads)
     prepare_folder(args.out)
     console = open_console()
-    model = CoupledModel.from_pretrained(args.model)
+    model = read_model(args)
     corpus = python_documentation()
     _show_texts(console, model, corpus, args.seed)
     _measure(console, model, corpus, args)
@@ -140,7 +148,7 @@ def _measure(
     """Prints both tables on few windows and writes them."""
     train = encode_documents(corpus.train, model.vocabulary)
     gap_windows, prompts = (
-        held_out_windows(corpus, model.vocabulary, model.max_length, count)
+        held_out_windows(corpus, model.vocabulary, model.max_length, count).to(model.device)
         for count in (_GAP_WINDOWS, _FEW_STEP_WINDOWS)
     )
     paces = tuple(n for n in _PACES if n <= model.block)
@@ -170,10 +178,12 @@ def _measure(
 
 def _write_dependencies(path: Path, model: CoupledModel, corpus: Corpus) -> None:
     """Draws what the circuit sees between the masked tokens of one held-out text."""
-    tokens = _held_out_beginnings(corpus, model, 1)[0]
+    tokens = _held_out_beginnings(corpus, model, 1)[0].to(model.device)
     # Short runs with a few visible tokens between them, so that dependencies reach across.
     place = (
-        torch.arange(len(tokens)) - (len(tokens) - model.block) - min(_VISIBLE, model.block // 4)
+        torch.arange(len(tokens), device=tokens.device)
+        - (len(tokens) - model.block)
+        - min(_VISIBLE, model.block // 4)
     )
     masked = (place >= 0) & (place < _MASKED_SPAN) & (place % _MASKED_PERIOD < _MASKED_RUN)
     with torch.no_grad():

@@ -21,10 +21,12 @@ from codd.cli.curves import (
 )
 from codd.cli.inputs import (
     add_corpus,
+    add_placement,
     add_threads,
     held_out_windows,
     prepare_folder,
     read_corpus,
+    read_model,
     set_threads,
 )
 from codd.cli.measuring import (
@@ -89,6 +91,7 @@ def add_parser(commands: Any) -> None:
         help="JSON file, replaced in one step; figures go beside it; default %(default)s",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -143,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     """
     set_threads(args.threads)
     _check_output(args.out)
-    model = CoupledModel.from_pretrained(args.model)
+    model = read_model(args)
     corpus = read_corpus(args.corpus)
     about = {
         "model": str(args.model),
@@ -213,7 +216,7 @@ def _train_and_prompts(
     """(N,) ids of the training text; (n, L) windows to continue."""
     count = _count(args.few_step_windows, _FEW_STEP_WINDOWS, args.quick)
     windows = held_out_windows(corpus, model.vocabulary, model.max_length, count, split=args.split)
-    return encode_documents(corpus.train, model.vocabulary), windows
+    return encode_documents(corpus.train, model.vocabulary), windows.to(model.device)
 
 
 def _measure(model: CoupledModel, corpus: Corpus, args: argparse.Namespace) -> Measured:
@@ -226,7 +229,7 @@ def _measure(model: CoupledModel, corpus: Corpus, args: argparse.Namespace) -> M
             model.max_length,
             _count(asked, usual, args.quick),
             split=args.split,
-        )
+        ).to(model.device)
         for asked, usual in ((args.windows, _WINDOWS), (args.few_step_windows, _FEW_STEP_WINDOWS))
     )
     usual = [n for n in FewStepProtocol.tokens_per_step if n <= model.block]

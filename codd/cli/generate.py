@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from codd.cli.inputs import add_threads, set_threads
+from codd.cli.inputs import add_placement, add_threads, read_model, set_threads
 from codd.coupling.couplings import COUPLING_NAMES
 from codd.decoding.automata import matching
 from codd.decoding.calls import CACHES
@@ -75,6 +75,7 @@ def add_parser(commands: Any) -> None:
     _add_order(group)
     _add_drawing(group)
     group.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         raise DecodingError(f"--compare: expected a coupling, found --coupling {FACTORISED!r}")
     if args.html is not None:
         _check_page(args.html, args.prompts)
-    model = CoupledModel.from_pretrained(args.model)
+    model = read_model(args)
     own = args.coupling or model.settings.kind
     if args.html is not None:
         texts = _write_page(model, args, own)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from codd.errors import ConfigError, CorpusError
+from codd.model import CoupledModel
 from codd.training.corpus import (
     Corpus,
     python_documentation,
@@ -21,6 +22,7 @@ from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import Vocabulary
 
 PYTHON = "python"
+DTYPES = ("float32", "bfloat16", "float16")
 _FEWEST_DOCUMENTS = 3
 
 
@@ -36,6 +38,40 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
         f"a document (fewer than {_FEWEST_DOCUMENTS} are split at blank lines); or one .jsonl "
         f"file with a 'text' in each line; or a folder with train.jsonl, valid.jsonl and "
         f"test.jsonl, taken as they are; default {PYTHON}",
+    )
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`, `--dtype` and `--quantization`: how the model is laid out in memory."""
+    group = parser.add_argument_group("where the model lies")
+    group.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="such as cuda; 'auto' spreads a published denoiser over the CUDA devices; default cpu",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="number type of the denoiser's weights; default that of its files",
+    )
+    group.add_argument(
+        "--quantization",
+        choices=("8bit", "4bit"),
+        help="of a published denoiser's blocks, by bitsandbytes (extra `quantize`)",
+    )
+
+
+def read_model(args: argparse.Namespace) -> CoupledModel:
+    """The model that the options name, laid out as they say.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be laid out so.
+    """
+    return CoupledModel.from_pretrained(
+        args.model,
+        dtype=None if args.dtype is None else getattr(torch, args.dtype),
+        device_map=args.device,
+        quantization=args.quantization,
     )
 
 

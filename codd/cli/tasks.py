@@ -12,7 +12,7 @@ from rich.console import Console
 
 from codd import viz as pictures
 from codd.checkpoint import write_atomically
-from codd.cli.inputs import add_threads, prepare_folder, set_threads
+from codd.cli.inputs import add_placement, add_threads, prepare_folder, read_model, set_threads
 from codd.cli.measuring import open_console, save_figure, show_progress
 from codd.cli.variants import RECIPES, Variants
 from codd.decoding.samplers import SAMPLERS
@@ -22,7 +22,6 @@ from codd.evaluation.task_scores import TaskProtocol, TaskResult, measure_task
 from codd.evaluation.tasks.base import ClosedTask, make_examples
 from codd.evaluation.tasks.files import write_task
 from codd.evaluation.tasks.registry import TASKS, make_task
-from codd.model import CoupledModel
 from codd.training.windows import encode_rows
 
 _VARIANTS = ("copula", "one-state", "shuffled-emissions")
@@ -50,6 +49,7 @@ def add_parser(commands: Any) -> None:
     _number(data, "--test", 1_000, "examples for reported figures")
     _number(data, "--seed", 0, "seed of everything random")
     _add_scoring(parser)
+    add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(task: ClosedTask, args: argparse.Namespace) -> TaskResult:
-    model = CoupledModel.from_pretrained(args.model)
+    model = read_model(args)
     examples = make_examples(task, args.split, getattr(args, args.split), seed=args.seed)
     train = make_examples(task, "train", args.train, seed=args.seed)
     tokens = encode_rows([example.answer for example in train], model.vocabulary)
@@ -87,7 +87,15 @@ def _measure(task: ClosedTask, args: argparse.Namespace) -> TaskResult:
     )
     chosen = variants.for_tasks(args.sampler, args.temperature)
     with show_progress("answers") as report:
-        return measure_task(task, examples, chosen, model.vocabulary, protocol, progress=report)
+        return measure_task(
+            task,
+            examples,
+            chosen,
+            model.vocabulary,
+            protocol,
+            device=model.device,
+            progress=report,
+        )
 
 
 def _write(result: TaskResult, args: argparse.Namespace, console: Console) -> None:

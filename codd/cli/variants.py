@@ -181,8 +181,8 @@ def without_modulator(model: CoupledModel, circuit: pc.CircuitModel) -> CoupledM
     """
     return CoupledModel(
         model.denoiser,
-        circuit,
-        make_modulator("static", circuit.plan, model.denoiser.hidden_size),
+        circuit.to(model.device),
+        make_modulator("static", circuit.plan, model.denoiser.hidden_size).to(model.device),
         model.vocabulary,
         settings=model.settings,
         block_length=model.block,

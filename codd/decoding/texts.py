@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from codd.decoding.arguments import given_value, is_given
@@ -29,6 +30,7 @@ def read_texts(
     prompts: str | Sequence[str],
     new_tokens: int | None,
     options: Mapping[str, Any],
+    device: torch.device,
 ) -> tuple[list[Tensor], dict[str, Any]]:
     """The prompts' ids, and the options with everything said that has a default here.
 
@@ -38,12 +40,13 @@ def read_texts(
         prompts: One text or several.
         new_tokens: Tokens to add to each; None if the options say it, or nothing does.
         options: Of `codd.decoding.loop.generate`, `constraint` also as a regular expression.
+        device: Where the ids go.
 
     Raises:
         DecodingError: If the expression is wrong or nothing of this length matches it.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
-    encoded = [vocabulary.encode(text) for text in texts]
+    encoded = [vocabulary.encode(text).to(device) for text in texts]
     if new_tokens is None:
         new_tokens = given_value("new_tokens", options) or block_length
     said = {"new_tokens": new_tokens, **options}

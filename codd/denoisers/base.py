@@ -89,6 +89,9 @@ class LoadOptions:
     quantization: str | None = None
 
 
+AS_STORED = LoadOptions()
+
+
 class DenoiserModule(nn.Module):
     """A `Denoiser` that is a module: what every adapter of this package offers.
 

@@ -46,6 +46,26 @@ def placement(network: nn.Module, device_map: DeviceMap, dtype: torch.dtype | No
     return lambda name: next(chosen[part] for part in parts if name.startswith(part + "."))
 
 
+def single_device(device_map: DeviceMap) -> torch.device:
+    """The one device of a network that is not split; "auto" is a CUDA device if there is one.
+
+    Raises:
+        ConfigError: If the map names parts, or no device.
+    """
+    if isinstance(device_map, Mapping):
+        raise ConfigError(
+            f"device_map: expected one device for a network that is not split, found {device_map!r}"
+        )
+    if device_map == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cpu") if device_map is None else _device(device_map)
+
+
+def first_device(network: nn.Module) -> torch.device:
+    """Where the first part of a network lies; the CPU if it has no weights."""
+    return next((weight.device for weight in network.parameters()), torch.device("cpu"))
+
+
 def part_names(network: nn.Module) -> list[str]:
     """Names of the parts that are placed as a whole, in the order in which they are called."""
     names = []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from codd.checkpoint import DESCRIPTION, has_checkpoint, load_checkpoint, save_checkpoint
 from codd.denoisers import masked_lm, mdlm, native, published
-from codd.denoisers.base import DenoiserModule, LoadOptions, Origin
+from codd.denoisers.base import AS_STORED, DenoiserModule, LoadOptions, Origin
 from codd.denoisers.folders import NetworkFolder, open_folder
 from codd.denoisers.lora import (
     LoraSettings,
@@ -27,7 +27,7 @@ from codd.denoisers.lora import (
     without_lora,
 )
 from codd.denoisers.mdlm import MDLMConfig, MDLMDenoiser
-from codd.denoisers.placement import DeviceMap
+from codd.denoisers.placement import DeviceMap, single_device
 from codd.denoisers.tokenizer import read_tokenizer, turn_ends
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import CheckpointError, CoddError, ConfigError
@@ -121,11 +121,12 @@ def load_denoiser(
         CheckpointError: If there is none, it is damaged, or no reader takes it.
         ConfigError: If an option is impossible.
     """
+    options = LoadOptions(dtype, device_map, quantization)
     if has_checkpoint(name):
-        return _load_own(Path(name), dtype)
+        return _load_own(Path(name), options)
     folder = open_folder(name, revision)
     family = _kind_of(folder, kind)
-    denoiser = PUBLISHED[family].read(folder, LoadOptions(dtype, device_map, quantization))
+    denoiser = PUBLISHED[family].read(folder, options)
     if denoiser.vocabulary is None:
         found = read_tokenizer(
             folder.path, num_categories=denoiser.num_categories, mask_id=denoiser.mask_id
@@ -208,35 +209,49 @@ def restore_adapters(stored: StoredDenoiser, denoiser: nn.Module) -> None:
 
 
 def restore_denoiser(
-    stored: StoredDenoiser, *, name: str | Path | None = None, dtype: torch.dtype | None = None
+    stored: StoredDenoiser,
+    *,
+    name: str | Path | None = None,
+    options: LoadOptions = AS_STORED,
 ) -> DenoiserModule:
     """Brings back what `store_denoiser` described, in evaluation mode.
 
     Args:
         stored: Description and tensors.
         name: Where a published network is now, if not where it was.
-        dtype: Of the weights; None for that of the files.
+        options: How it is laid out in memory.
 
     Raises:
         CheckpointError: If it is damaged, or the published network is gone or another one.
+        ConfigError: If it cannot be laid out so.
     """
     description = stored.description
     kind, origin = description.get("kind"), description.get("origin")
     if origin is not None:
-        denoiser = _load_origin(origin, name, dtype)
+        denoiser = _load_origin(origin, name, options)
         restore_adapters(stored, denoiser)
         return denoiser
     if kind not in OWN:
         raise CheckpointError(f"denoiser: expected a kind of {', '.join(OWN)}, found {kind!r}")
     try:
         denoiser = OWN[kind].make(dict(description["config"]))
-        wanted = dtype or _widest(stored.tensors)
+        wanted = options.dtype or _widest(stored.tensors)
         weights = {n: t for n, t in stored.tensors.items() if not n.startswith(_ADAPTERS)}
         denoiser.to(wanted).load_state_dict(weights)
         restore_adapters(stored, denoiser)
     except (CoddError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{kind} denoiser: missing or damaged field {error}") from error
-    return denoiser.eval()
+    return denoiser.to(_one_device(kind, options)).eval()
+
+
+def _one_device(kind: str, options: LoadOptions) -> torch.device:
+    """Where a network of this package goes: it is small, and lies on one device as it is."""
+    if options.quantization is not None:
+        raise ConfigError(
+            f"quantization: expected none for a denoiser of kind {kind!r}, which is not a "
+            f"published one, found {options.quantization!r}"
+        )
+    return single_device(options.device_map)
 
 
 def _widest(tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -244,7 +259,7 @@ def _widest(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float64 if torch.float64 in {t.dtype for t in tensors.values()} else torch.float32
 
 
-def _load_own(folder: Path, dtype: torch.dtype | None) -> DenoiserModule:
+def _load_own(folder: Path, options: LoadOptions) -> DenoiserModule:
     checkpoint = load_checkpoint(folder)
     found = checkpoint.metadata.get("kind")
     if found != _CHECKPOINT_KIND:
@@ -255,10 +270,10 @@ def _load_own(folder: Path, dtype: torch.dtype | None) -> DenoiserModule:
     description = checkpoint.metadata.get("denoiser")
     if not isinstance(description, dict):
         raise CheckpointError(f"{folder / DESCRIPTION}: expected a denoiser's description")
-    return restore_denoiser(StoredDenoiser(description, checkpoint.tensors), dtype=dtype)
+    return restore_denoiser(StoredDenoiser(description, checkpoint.tensors), options=options)
 
 
-def _load_origin(origin: Any, name: str | Path | None, dtype: torch.dtype | None) -> DenoiserModule:
+def _load_origin(origin: Any, name: str | Path | None, options: LoadOptions) -> DenoiserModule:
     try:
         expected = Origin(**origin)
     except TypeError as error:
@@ -275,7 +290,14 @@ def _load_origin(origin: Any, name: str | Path | None, dtype: torch.dtype | None
             f"{place}: expected the network of fingerprint {expected.fingerprint[:12]}, found "
             f"{found.fingerprint[:12]}: it is another one, or was changed"
         )
-    return load_denoiser(place, kind=expected.kind, revision=revision, dtype=dtype)
+    return load_denoiser(
+        place,
+        kind=expected.kind,
+        revision=revision,
+        dtype=options.dtype,
+        device_map=options.device_map,
+        quantization=options.quantization,
+    )
 
 
 def _kind_of(folder: NetworkFolder, kind: str | None) -> str:

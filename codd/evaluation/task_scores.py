@@ -153,6 +153,7 @@ def measure_task(
     vocabulary: Vocabulary,
     protocol: TaskProtocol,
     *,
+    device: torch.device | None = None,
     progress: Progress | None = None,
 ) -> TaskResult:
     """Answers every example with every variant at every number of tokens a step.
@@ -164,6 +165,7 @@ def measure_task(
             that the others have.
         vocabulary: Text to ids.
         protocol: How answers are generated.
+        device: Where the models are; None for the CPU.
         progress: Called with the cells done and in all.
 
     Raises:
@@ -171,7 +173,7 @@ def measure_task(
         DecodingError: If a variant cannot decode so.
     """
     _check(task, examples, variants, protocol)
-    prompts = [vocabulary.encode(example.prompt) for example in examples]
+    prompts = [vocabulary.encode(example.prompt).to(device or "cpu") for example in examples]
     keys = [(label, pace) for label in variants for pace in protocol.tokens_per_step]
     cells = {}
     for done, (label, pace) in enumerate(keys, 1):

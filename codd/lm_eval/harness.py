@@ -24,6 +24,7 @@ from torch import Tensor
 
 from codd.decoding.loop import generate
 from codd.decoding.records import StepRecord
+from codd.denoisers.base import LoadOptions
 from codd.errors import EvaluationError
 from codd.evaluation.likelihood import Likelihood, LikelihoodOptions, score_continuations
 from codd.lm_eval.chat import ChatTemplate, read_template
@@ -51,7 +52,12 @@ class CoupledLM(LM):  # type: ignore[misc]
         pretrained: Folder, "demo", or hub id of a model; or a model.
         batch_size: Prompts, or blocks to score, of a denoiser call; "auto" for `max_batch_size`.
         max_batch_size: What "auto" means; default 8.
-        device: A torch device; the CPU where the harness' default, "cuda:0", is not there.
+        device: A torch device, if there is no `device_map`; the CPU where the harness' default,
+            "cuda:0", is not there.
+        dtype: Of a published denoiser's weights, such as "bfloat16"; "auto" or None for that of
+            its files.
+        device_map: "auto" for all CUDA devices; see `CoupledModel.from_pretrained`.
+        quantization: "8bit" or "4bit"; see there.
         likelihood: "one_step", "chain_rule" or "monte_carlo"; see `codd.evaluation.likelihood`.
         likelihood_block: Tokens scored together; None for the circuit's window.
         likelihood_samples: Random masks a block of "monte_carlo".
@@ -74,6 +80,9 @@ class CoupledLM(LM):  # type: ignore[misc]
         batch_size: int | str = _BATCH_SIZE,
         max_batch_size: int | None = None,
         device: str | None = None,
+        dtype: str | None = None,
+        device_map: str | None = None,
+        quantization: str | None = None,
         likelihood: str = "one_step",
         likelihood_block: int | None = None,
         likelihood_samples: int = 128,
@@ -94,9 +103,9 @@ class CoupledLM(LM):  # type: ignore[misc]
         )
         self.decoding = decoding
         self.seed = seed
-        self.model = _read(pretrained).eval()
-        self.model.to(_device(device))
-        self._device = self.model.circuit.log_weights[0].device
+        place = _device(device) if device_map is None else device_map
+        self.model = _read(pretrained, LoadOptions(_dtype(dtype), place, quantization)).eval()
+        self._device = self.model.device
         self._place = chat_template
         self._tokens = self._calls = self._batches = 0
 
@@ -258,10 +267,25 @@ class CoupledLM(LM):  # type: ignore[misc]
             )
 
 
-def _read(pretrained: str | CoupledModel) -> CoupledModel:
+def _read(pretrained: str | CoupledModel, options: LoadOptions) -> CoupledModel:
     if isinstance(pretrained, CoupledModel):
-        return pretrained
-    return CoupledModel.from_pretrained(pretrained)
+        device = options.device_map
+        return pretrained.to(device) if isinstance(device, torch.device) else pretrained
+    return CoupledModel.from_pretrained(
+        pretrained,
+        dtype=options.dtype,
+        device_map=options.device_map,
+        quantization=options.quantization,
+    )
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name in (None, "auto"):
+        return None
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, torch.dtype):
+        raise EvaluationError(f"dtype: expected a number type such as 'bfloat16', found {name!r}")
+    return found
 
 
 def _device(asked: str | None) -> torch.device:

@@ -91,7 +91,7 @@ def record(
     ids = model.vocabulary.encode(prompt)
     found = generate(
         observer,
-        [ids.to(model.circuit.log_weights[0].device)],
+        [ids.to(model.device)],
         length,
         coupling=coupling,
         mode=mode,

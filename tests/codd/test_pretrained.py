@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import codd
 import pcircuits as pc
+from codd.decoding.texts import read_texts
 from codd.denoisers.lora import LoraSettings, add_lora, lora_of, lora_parameters, merge_lora
 from codd.denoisers.registry import load_denoiser
 from codd.errors import CheckpointError, ConfigError
@@ -159,6 +160,33 @@ def test_a_small_transformer_is_stored_whole_with_its_adapters(tmp_path: Path) -
     tokens = masked_tokens(model)
 
     torch.testing.assert_close(back.joint(tokens).marginals(), model.joint(tokens).marginals())
+
+
+def test_a_model_is_laid_out_as_asked_for(tmp_path: Path, bert: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "own")
+    own = codd.CoupledModel.from_pretrained(tmp_path / "own", device_map="meta")
+    assert own.device.type == "meta" and all(p.device.type == "meta" for p in own.parameters())
+    assert codd.CoupledModel.from_pretrained(tmp_path / "own").device.type == "cpu"
+    coupled(bert).save_pretrained(tmp_path / "published")
+    found = codd.CoupledModel.from_pretrained(
+        tmp_path / "published", dtype=torch.bfloat16, device_map="cpu"
+    )
+    assert {p.dtype for p in found.denoiser.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in found.circuit.parameters()} == {torch.float32}
+    for options, message in (
+        ({"quantization": "8bit"}, "quantization: expected none for a denoiser of kind"),
+        ({"device_map": {"": "cpu"}}, "device_map: expected one device"),
+        ({"device_map": "nowhere"}, "device_map: expected a device or 'auto', found 'nowhere'"),
+        ({"denoiser": Own(), "quantization": "4bit"}, "quantization: expected none with a module"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            codd.CoupledModel.from_pretrained(tmp_path / "own", **options)
+
+
+def test_texts_are_encoded_where_the_model_lies() -> None:
+    model = tiny_model().to("meta")
+    encoded, _ = read_texts(model.vocabulary, 4, ["ab", "a"], None, {}, model.device)
+    assert [ids.device.type for ids in encoded] == ["meta", "meta"]
 
 
 def test_folders_of_version_1_still_load(tmp_path: Path) -> None:
