@@ -467,7 +467,7 @@ def test_argparse_errors_exit_with_2(codd: Codd) -> None:
 
 
 def test_ctrl_c_exits_with_130(codd: Codd, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(name: str) -> None:
+    def stop(name: str, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(CoupledModel, "from_pretrained", stop)
