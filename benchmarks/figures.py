@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.agreement import agreement
+from benchmarks.cost.picture import cost_figure
 from benchmarks.reported import few_step_result, frontier_result, gap_result, quota_result
 from codd import viz
 from pcircuits.viz import save
@@ -28,7 +29,7 @@ def pictures(results: Path = RESULTS) -> dict[str, Figure]:
     """File name -> picture.
 
     Args:
-        results: Where the JSON files of `codd evaluate` are.
+        results: Where the JSON files of `codd evaluate` and of the benchmarks are.
     """
     gap = gap_result(_read(results / "evaluate.json"), GAP_VARIANTS)
     few = few_step_result(_read(results / "few-step.json"))
@@ -38,6 +39,7 @@ def pictures(results: Path = RESULTS) -> dict[str, Figure]:
         "gap.png": _figure(lambda axes: viz.gap(gap, ax=axes)),
         "few-step.png": _figure(lambda axes: viz.few_step(few, ax=axes)),
         "temperatures.png": viz.frontier(frontier_result(_read(results / "temperatures.json"))),
+        "cost.png": cost_figure(_read(results / "cost.json")),
         "quotas.png": _figure(lambda axes: viz.quotas(quotas, ax=axes)),
     }
 
