@@ -19,6 +19,7 @@ from codd.cli.recipe import JOINT, STAGES
 from codd.cli.run_record import run_record
 from codd.cli.train_arguments import add_arguments
 from codd.cli.workshop import StageLog, Workshop
+from codd.denoisers.registry import OWN
 from codd.denoisers.transformer import TransformerConfig
 from codd.errors import CheckpointError, ConfigError
 from codd.model import CoupledModel
@@ -108,6 +109,10 @@ def _material(args: argparse.Namespace) -> Material:
         raise ConfigError(
             f"--max-length: expected at most the denoiser's {denoiser.max_length}, found "
             f"{args.max_length}"
+        )
+    if is_joint(args) and args.lora_rank is None and denoiser.kind not in OWN:
+        raise ConfigError(
+            f"--joint: expected --lora-rank with {args.denoiser}: only adapters to it can be stored"
         )
     return Material.encoded(corpus, vocabulary, denoiser, args.max_length)
 

@@ -156,7 +156,9 @@ def test_an_interrupted_joint_stage_resumes_to_the_same_model(
     [
         (["--max-length", "32"], "--max-length: expected at most the denoiser's 20, found 32"),
         (["--stage", "denoiser"], "--stage denoiser trains a denoiser, --denoiser brings one"),
-        (["--stage", "joint"], "expected the finished circuit, found none"),
+        ([*JOINT], "expected the finished circuit, found none"),
+        (["--stage", "joint"], "--joint: expected --lora-rank with "),
+        (["--joint"], "only adapters to it can be stored"),
         (["--stage", "joint", "--lora-rank", "0"], "joint: rank: expected at least 1, found 0"),
     ],
 )
