@@ -25,14 +25,14 @@ from codd.coupling.distribution import (
     TokenDistribution,
 )
 from codd.decoding.automata import START, Unrolled, at_the_end
-from codd.decoding.base import Decodable, SpanDecodable
+from codd.decoding.base import Decodable
 from codd.decoding.products import OpenProduct, carried
+from codd.decoding.wrapped import WrappedModel
 from codd.denoisers.base import DenoiserOutput
-from codd.denoisers.key_values import KeyValueCache, Span
 from codd.errors import DecodingError
 
 
-class ConstrainedModel:
+class ConstrainedModel(WrappedModel):
     """A `Decodable` whose distributions allow only some sequences of new tokens.
 
     The denoiser's output alone ("factorised") is constrained as well: by the constraint's circuit
@@ -81,7 +81,7 @@ class ConstrainedModel:
                 f"constraint: expected at most the model's {model.max_length} tokens, so that all "
                 f"stay in view; found {length}"
             )
-        self.model = model
+        super().__init__(model)
         self._first = 0
         self._known: dict[str, Any] = {}
         self._unrolled = Unrolled.of(constraint) if self.block_length < length else None
@@ -98,57 +98,6 @@ class ConstrainedModel:
                 block.constraint = block._allowed(self._unrolled.circuit)
             self._blocks[number] = block
         return self._blocks[number]
-
-    @property
-    def mask_id(self) -> int:
-        """See `Decodable`."""
-        return self.model.mask_id
-
-    @property
-    def num_categories(self) -> int:
-        """See `Decodable`."""
-        return self.model.num_categories
-
-    @property
-    def max_length(self) -> int:
-        """See `Decodable`."""
-        return self.model.max_length
-
-    @property
-    def window(self) -> int:
-        """See `Decodable`."""
-        return self.model.window
-
-    @property
-    def block(self) -> int:
-        """See `Decodable`."""
-        return self.model.block
-
-    def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
-        """See `Decodable`."""
-        return self.model.denoise(tokens, attention_mask)
-
-    @property
-    def has_caches(self) -> bool:
-        """See `SpanDecodable`."""
-        return isinstance(self.model, SpanDecodable) and self.model.has_caches
-
-    @property
-    def attention_block(self) -> int | None:
-        """See `SpanDecodable`."""
-        return self.model.attention_block if isinstance(self.model, SpanDecodable) else None
-
-    def denoise_span(
-        self,
-        tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        cache: KeyValueCache,
-        span: Span | None = None,
-    ) -> DenoiserOutput:
-        """See `SpanDecodable`."""
-        assert isinstance(self.model, SpanDecodable)  # as whoever asked for a cache has checked
-        return self.model.denoise_span(tokens, attention_mask, cache=cache, span=span)
 
     def distribution(
         self,
@@ -167,7 +116,7 @@ class ConstrainedModel:
         """
         if bool((start != tokens.shape[1] - self.window).any()):
             raise DecodingError("constraint: expected windows at the sequence's end")
-        free = self.model.distribution(output, tokens, start, coupling=coupling, valid=valid)
+        free = super().distribution(output, tokens, start, coupling=coupling, valid=valid)
         begun = self._begun(tokens)
         if isinstance(free, FactorisedDistribution):
             plan = self._remember("alone", lambda: pc.compile_circuit(self.constraint))

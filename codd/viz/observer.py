@@ -21,6 +21,7 @@ from codd.decoding.base import Decodable
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
 from codd.decoding.records import StepRecord
+from codd.decoding.wrapped import WrappedModel
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import DecodingError
 from codd.model import CoupledModel
@@ -115,7 +116,7 @@ class _Asked:
     valid: Tensor | None  # (W,)
 
 
-class _Observer:
+class _Observer(WrappedModel):
     """A `Decodable` of one row that remembers what each step was drawn from."""
 
     def __init__(
@@ -127,7 +128,7 @@ class _Observer:
         dependencies: bool,
         progress: Progress | None,
     ) -> None:
-        self.model = model
+        super().__init__(model)
         self.moments: list[Moment] = []
         self._asked: list[_Asked] = []
         self._state = torch.full((new_tokens,), model.mask_id)
@@ -135,29 +136,6 @@ class _Observer:
         self._num_candidates = min(num_candidates, model.num_categories)
         self._dependencies = dependencies
         self._progress = progress
-
-    @property
-    def mask_id(self) -> int:
-        return self.model.mask_id
-
-    @property
-    def num_categories(self) -> int:
-        return self.model.num_categories
-
-    @property
-    def max_length(self) -> int:
-        return self.model.max_length
-
-    @property
-    def window(self) -> int:
-        return self.model.window
-
-    @property
-    def block(self) -> int:
-        return self.model.block
-
-    def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
-        return self.model.denoise(tokens, attention_mask)
 
     def distribution(
         self,
@@ -168,7 +146,7 @@ class _Observer:
         coupling: str | CouplingSettings | None = None,
         valid: Tensor | None = None,
     ) -> TokenDistribution:
-        joint = self.model.distribution(output, tokens, start, coupling=coupling, valid=valid)
+        joint = super().distribution(output, tokens, start, coupling=coupling, valid=valid)
         at = int(start[0])
         window = slice(at, at + self.window)
         # What is in view ends where the first region with a masked token ends.
