@@ -1,0 +1,1 @@
+"""Mutation testing: bugs planted by program, and whether the tests find them."""

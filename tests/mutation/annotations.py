@@ -1,0 +1,33 @@
+"""Places in a source file that no test can see changed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+Place = tuple[int, int]
+
+
+def unseen(source: str) -> list[tuple[Place, Place]]:
+    """First and last (line, column) of annotations, which are never evaluated, and of `__all__`."""
+    return [
+        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
+        for node in _unseen(ast.parse(source))
+    ]
+
+
+def is_unseen(path: Path, start: Place) -> bool:
+    """Whether a mutation begins at such a place of a file."""
+    source = path.read_text(encoding="utf-8")
+    return any(first <= start < last for first, last in unseen(source))
+
+
+def _unseen(tree: ast.AST) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            yield node.annotation
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
+            yield node.returns
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            yield node.value

@@ -1,0 +1,52 @@
+"""Which tests are to find the bugs of which package, the quickest first."""
+
+from __future__ import annotations
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "pcircuits/compile": (
+        "tests/pcircuits/test_compile.py",
+        "tests/pcircuits/test_reference.py",
+        "tests/pcircuits/test_scalar_circuits.py",
+        "tests/pcircuits/test_parameters.py",
+        "tests/pcircuits/test_execute.py",
+        "tests/pcircuits/test_queries.py",
+    ),
+    "pcircuits/execute": (
+        "tests/pcircuits/test_execute.py",
+        "tests/pcircuits/test_choice.py",
+        "tests/pcircuits/test_fused.py",
+        "tests/pcircuits/test_fast_paths.py",
+        "tests/pcircuits/test_reference.py",
+        "tests/pcircuits/test_scalar_circuits.py",
+        "tests/pcircuits/test_query_gradients.py",
+        "tests/pcircuits/test_queries.py",
+    ),
+    "pcircuits/queries": (
+        "tests/pcircuits/test_queries.py",
+        "tests/pcircuits/test_map.py",
+        "tests/pcircuits/test_entropy.py",
+        "tests/pcircuits/test_chain_information.py",
+        "tests/pcircuits/test_incremental.py",
+        "tests/pcircuits/test_query_gradients.py",
+        "tests/pcircuits/test_every_query.py",
+    ),
+    "codd/coupling": (
+        "tests/codd/test_coupling.py",
+        "tests/codd/test_coupling_targets.py",
+        "tests/codd/test_coupling_exact.py",
+        "tests/codd/test_coupling_step.py",
+        "tests/codd/test_training_listed.py",
+        "tests/codd/test_model.py",
+    ),
+    "codd/decoding": (
+        "tests/codd/test_decoding_parts.py",
+        "tests/codd/test_decoding_options.py",
+        "tests/codd/test_decoding_samplers.py",
+        "tests/codd/test_decoding_quotas.py",
+        "tests/codd/test_decoding_loop.py",
+        "tests/codd/test_decoding_budgets.py",
+        "tests/codd/test_decoding_model.py",
+        "tests/codd/test_decoding_caches.py",
+        "tests/codd/test_decoding_constraints.py",
+    ),
+}
