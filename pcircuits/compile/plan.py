@@ -70,6 +70,11 @@ class InputLayer:
     num_categories: int
     weights: WeightReference
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether node i is a function of variable i."""
+        return np.array_equal(self.variables, np.arange(len(self.variables)))
+
 
 @dataclass(frozen=True)
 class ProductLayer:

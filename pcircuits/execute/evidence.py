@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
+
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +128,7 @@ def check_evidence(plan: Plan, evidence: Evidence) -> None:
 def _check_values(plan: Plan, values: Tensor, observed: Tensor | None) -> None:
     categories = plan.circuit.categories
     # Where every stored value is a category of every variable it does not matter which are used.
-    low, high = _least_and_largest(values)
-    if low >= 0 and high < min(categories):
+    if _largest_unsigned(values) < min(categories):
         return
     bounds = torch.tensor(categories, device=values.device)
     wrong = (values < 0) | (values >= bounds)
@@ -140,12 +142,13 @@ def _check_values(plan: Plan, values: Tensor, observed: Tensor | None) -> None:
         )
 
 
-def _least_and_largest(values: Tensor) -> tuple[int, int]:
+def _largest_unsigned(values: Tensor) -> int:
+    """Largest value, where negative ones count as very large."""
     if values.device.type == "cpu":
-        own = values.numpy()  # numpy's two passes take less time than one of PyTorch
-        return int(own.min()), int(own.max())
+        own = values.numpy()  # numpy takes less time than PyTorch
+        return int(np.maximum.reduce(own.view(_UNSIGNED[own.itemsize]), axis=None))
     low, high = values.aminmax()
-    return int(low), int(high)
+    return int(high) if int(low) >= 0 else torch.iinfo(torch.int64).max
 
 
 def _check_range(what: str, categories: Tensor, num_categories: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,14 +53,11 @@ class Reading:
         source: (F, B, K) log-values, or with `values` the layer's (G, 1, K, V) log-weights.
         values: (F, B) observed categories; None where the source holds the values themselves.
         weights: The weights whose logarithms are the source; None without `values`.
-        rows: (F * B,) columns of all tables, one after the other, that are read; None without
-            `values`.
     """
 
     source: Tensor
     values: Tensor | None = None
     weights: Weights | None = None
-    rows: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -83,9 +79,9 @@ def observe(evidence: Evidence, batch_size: int, dtype: torch.dtype) -> Observat
     """Lays evidence out for the input layers; asks once whether all or none is observed."""
     mask, values, observed = evidence.observed, None, None
     if evidence.values is not None and mask is None:
-        values = evidence.values.long().T
+        values = _whole(evidence.values).T
     elif evidence.values is not None and mask is not None and bool(mask.any()):
-        values = torch.where(mask, evidence.values, 0).long().T
+        values = _whole(torch.where(mask, evidence.values, 0)).T
         observed = None if bool(mask.all()) else mask.T
     potentials, categories = evidence.log_potentials, evidence.categories
     soft = values is None or observed is not None
@@ -98,6 +94,11 @@ def observe(evidence: Evidence, batch_size: int, dtype: torch.dtype) -> Observat
         categories=categories.long().transpose(0, 1) if categories is not None and soft else None,
         batch_size=batch_size,
     )
+
+
+def _whole(values: Tensor) -> Tensor:
+    # Even an operation that does nothing takes its time.
+    return values if values.dtype == torch.long else values.long()
 
 
 def leaf_values(
@@ -153,11 +154,7 @@ def _table_reading(
     assert observation.values is not None
     index = _variables(plan, layer, weights.log.device)
     values = observation.values if isinstance(index, slice) else observation.values[index]
-    rows = values
-    if len(weights.log) > 1:
-        first = torch.arange(len(values), device=values.device)[:, None] * weights.log.shape[-1]
-        rows = values + first
-    return Reading(weights.log, values, weights, rows.reshape(-1))
+    return Reading(weights.log, values, weights)
 
 
 def joint_batch_size(prepared: PreparedParameters, evidence: Evidence) -> int:
@@ -205,7 +202,7 @@ def input_values(
 
 
 def _variables(plan: Plan, layer: InputLayer, device: torch.device) -> Tensor | slice:
-    if np.array_equal(layer.variables, np.arange(plan.num_variables)):
+    if layer.in_order and len(layer.variables) == plan.num_variables:
         return slice(None)
     return torch.as_tensor(layer.variables, device=device)
 

@@ -92,9 +92,10 @@ def prepare(
             raise ParameterError("the parameters were prepared for another plan")
         return parameters
     batch_size = _check(plan, parameters)
-    # A circuit without parameters counts, which takes precision and little else.
-    empty = torch.empty((), dtype=torch.float64, device=device)
-    like = next(iter(parameters.values()), empty)
+    like = next(iter(parameters.values()), None)
+    if like is None:
+        # A circuit without parameters counts, which takes precision and little else.
+        like = torch.empty((), dtype=torch.float64, device=device)
     tables = _tables_of(plan)
     made = [_weights(plan, layer, parameters, like) for layer in tables.distinct]
     weights = {i: made[table] for i, table in tables.of_layers}

@@ -67,11 +67,7 @@ class Weights:
     @cached_property
     def bounded(self) -> bool:
         """Whether no total can underflow: shifted, it is at least the least weight."""
-        return self.bounded_in(self.log.dtype)
-
-    def bounded_in(self, dtype: torch.dtype) -> bool:
-        """Whether no total can underflow when it is computed in another precision."""
-        return self.shift is None and self.extremes[0] > math.log(_FLOOR[dtype])
+        return self.shift is None and self.extremes[0] > least_log_weight(self.log.dtype)
 
     @cached_property
     def linear(self) -> Tensor:
@@ -199,6 +195,11 @@ class Step(NamedTuple):
     low: Tensor | None = None
     x: Tensor | None = None
     out: Tensor | None = None
+
+
+def least_log_weight(dtype: torch.dtype) -> float:
+    """Sums with weights above this cannot underflow once the largest value is taken out."""
+    return math.log(_FLOOR[dtype])
 
 
 def log_matmul(x: Tensor, weights: Weights) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import BackendError, EvidenceError
-from pcircuits.execute.fused import blas
+from pcircuits.execute.fused import blas, table_kernels
 from pcircuits.execute.fused.evaluation import input_posteriors
 from pcircuits.execute.fused.forward import Evaluation
 
@@ -236,6 +236,29 @@ def test_compiled_code_multiplies_matrices(
         own.T if turned else own for own, turned in zip((left, right), transposed, strict=True)
     ]
     torch.testing.assert_close(out, sides[0] @ sides[1] + 2.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tables_are_exponentiated_to_the_last_place(dtype: type) -> None:
+    log = np.linspace(-29.999, 29.999, 3 * 17 * 1003).astype(dtype).reshape(3, 1, 17, 1003)
+    exact = np.exp(log.astype(np.float64))
+    linear, columns, extremes = np.empty_like(log), np.empty((3, 1003, 17), dtype), np.empty(2)
+    assert table_kernels.exponentiate(log, linear, columns, extremes)
+    assert list(extremes) == [log.min(), log.max()]
+    for found in (linear, columns.swapaxes(1, 2)[:, None]):
+        np.testing.assert_allclose(found, exact, rtol=1.5 * np.finfo(dtype).eps)
+    columns.fill(np.nan)
+    assert table_kernels.exponentiate_columns(log, columns)
+    np.testing.assert_array_equal(columns.swapaxes(1, 2)[:, None], linear)
+
+
+@pytest.mark.parametrize("entry", [31.0, -30.5, -np.inf, np.nan])
+def test_tables_with_large_logarithms_are_left_to_others(entry: float) -> None:
+    log = np.zeros((1, 1, 17, 40), np.float32)
+    log[0, 0, 16, 39] = entry
+    linear, columns = np.empty_like(log), np.empty((1, 40, 17), np.float32)
+    assert not table_kernels.exponentiate(log, linear, columns, np.empty(2))
+    assert not table_kernels.exponentiate_columns(log, columns)
 
 
 # Helpers of this file.

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import pcircuits as pc
-from pcircuits.execute.fused import memory
-from pcircuits.execute.fused.arenas import tensor_of
-from pcircuits.execute.fused.memory import block_for, carve
+from pcircuits.execute.fused import arenas, memory
+from pcircuits.execute.fused.memory import array_of, block_for, carve
 
 FLOAT = np.dtype(np.float32)
 SIZE = 12_345
@@ -34,6 +33,16 @@ assert (block == 7).all(), "the child wrote into the parent's memory"
 """
 
 
+def hmm_and_values(batch: int, seed: int = 0) -> tuple[pc.CircuitModel, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 20, (batch, 12), generator=generator)
+    return pc.CircuitModel(pc.families.hmm(12, 16, 20), seed=0), values
+
+
+def gradients_of(model: pc.CircuitModel, value: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(value.sum(), list(model.parameters())))
+
+
 def address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
@@ -52,11 +61,42 @@ def test_memory_is_taken_again_when_nobody_holds_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_tensor_holds_its_memory() -> None:
-    tensor = tensor_of((SIZE,), torch.float32)
+    tensor = torch.from_numpy(array_of((SIZE,), FLOAT))
     part = tensor.fill_(3.0)[100:200]
     del tensor
-    others = [tensor_of((SIZE,), torch.float32).fill_(9.0) for _ in range(20)]
+    others = [torch.from_numpy(array_of((SIZE,), FLOAT)).fill_(9.0) for _ in range(20)]
     assert bool((part == 3.0).all()) and len(others) == 20
+
+
+def test_arenas_are_taken_again_when_nobody_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    free: list[arenas.Arenas] = []
+    monkeypatch.setattr(arenas, "_FREE", free)
+    model, values = hmm_and_values(8)
+    gradients_of(model, model.log_likelihood(values, impl="fused"))
+    both = set(free)
+    assert len(both) == 2, "those of the pass, and those of the gradient"
+    pending = model.log_likelihood(values, impl="fused")
+    assert len(free) == 1
+    pending.sum().backward()
+    assert set(free) == both, "given back, though the value lives"
+    with torch.no_grad():
+        model.log_likelihood(values, impl="fused")
+    assert set(free) == both
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_pending_gradients_keep_their_rows(copied: bool) -> None:
+    """Also where hooks put what is saved elsewhere, so that the arenas are free at once."""
+    model, values = hmm_and_values(8)
+    others = hmm_and_values(8, seed=1)[1]
+    expected = gradients_of(model, model.log_likelihood(values, impl="fused"))
+    change = torch.Tensor.clone if copied else (lambda tensor: tensor)
+    with torch.autograd.graph.saved_tensors_hooks(change, lambda tensor: tensor):
+        pending = model.log_likelihood(values, impl="fused")
+    for _ in range(3):
+        gradients_of(model, model.log_likelihood(others, impl="fused"))
+    for own, other in zip(gradients_of(model, pending), expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
 
 
 def test_forked_processes_have_memory_of_their_own() -> None:

@@ -18,7 +18,7 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-from pcircuits.execute.fused import memory
+from pcircuits.execute.fused import arenas, memory
 
 _M_PERTURB = -6
 # glibc fills what it hands out with the low byte of this ^ 0xff. Four and eight bytes of all ones
@@ -111,18 +111,24 @@ def _numpy() -> Iterator[None]:
 @contextmanager
 def _lent_blocks() -> Iterator[None]:
     """The fused implementation takes memory of earlier calls again."""
-    lent = memory._lent
+    lent, taken = memory._lent, arenas._take
 
     def filled(block: Any) -> Any:
         own = lent(block)
         own.fill(0xFF)  # bytes of which floats of any size are NaN
         return own
 
-    memory._lent = filled
+    def filled_arenas(own: Any) -> bool:
+        found = taken(own)
+        if found:
+            own.block.fill(0xFF)
+        return found
+
+    memory._lent, arenas._take = filled, filled_arenas
     try:
         yield
     finally:
-        memory._lent = lent
+        memory._lent, arenas._take = lent, taken
 
 
 def _filled_empty(*args: Any, **kwargs: Any) -> Any:

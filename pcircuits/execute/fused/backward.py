@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,36 +10,21 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
-from pcircuits.execute.fused.arenas import Arenas, sizes_of
+from pcircuits.execute.fused.arenas import Arenas, give_back, sizes_of, taken
 from pcircuits.execute.fused.blas import address_of
-from pcircuits.execute.fused.forward import Kept
+from pcircuits.execute.fused.kept import Kept
 from pcircuits.execute.fused.kernels import divide
 from pcircuits.execute.fused.program import Program, Run
-from pcircuits.execute.fused.runs import Down, descend
+from pcircuits.execute.fused.rows import LeafFlows
+from pcircuits.execute.fused.runs import descend
 from pcircuits.execute.fused.tables import TableGradient, Tables
-from pcircuits.execute.weights import AnyWeights, Weights
-
-
-@dataclass(frozen=True, eq=False)
-class LeafFlows:
-    """Gradients with respect to the logarithms of the rows of inputs with K units.
-
-    Attributes:
-        values: (R, K); none if nobody asks for them.
-        rows: (F * B,) row of each fold and example.
-        mode: `SKIP`, `SET` or `ADD`.
-    """
-
-    values: Tensor
-    rows: np.ndarray
-    mode: int
 
 
 def gradients(
     program: Program,
-    weights: Sequence[AnyWeights],
+    tables: Tables,
     evaluated: Kept,
-    gradient: Tensor,
+    gradient: np.ndarray,
     leaf_flows: Mapping[int, LeafFlows],
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
@@ -48,122 +32,121 @@ def gradients(
 
     Args:
         program: The program.
-        weights: The program's tables.
+        tables: Weights of the program's sums.
         evaluated: What the evaluation kept.
-        gradient: (B,) gradient with respect to the root's value; zero where that is -inf.
+        gradient: (B,) gradient with respect to the root's value; where that is -inf, it counts as
+            zero by convention.
         leaf_flows: Units -> room for the gradients of the inputs, filled here.
         wanted: Of each table, whether its gradient is asked for.
 
     Returns:
         Of each table, the gradient of its log-weights, summed over the sums that have it.
     """
-    batch, layout = len(gradient), program.reused
     # Of a sum's products the gradients are there for a moment; their parts are not used.
-    sizes = sizes_of(program, layout.folds, program.product_folds_at_once, batch, gradient.dtype)
-    room = Arenas(sizes)
-    flows = room.values
-    first = int(layout.firsts[-1][-1]) * batch
-    given = np.ascontiguousarray(gradient.numpy())
-    divide(given, evaluated.total, flows[1][first : first + batch, 0])
-    down = {
-        units: _down(program, evaluated, units, leaf_flows[units], own)
-        for units, own in flows.items()
-    }
-    tables = Tables.downwards(weights)
-    collectors = [
-        TableGradient(own) if asked else None for own, asked in zip(weights, wanted, strict=True)
-    ]
-    addresses = np.array([0 if own is None else own.address for own in collectors])
-    steps = zip(program.runs, program.kept.factors, layout.factors, layout.firsts, strict=True)
-    for run, places, flow_places, firsts in reversed(list(steps)):
+    own = evaluated.arenas.sizes
+    room = taken(sizes_of(program, program.reused, own.batch, own.dtype, keep=False))
+    divide(np.ascontiguousarray(gradient), evaluated.arenas.root, room.root)
+    descent = _Descent(tables, evaluated, room, leaf_flows, wanted)
+    for number, run in reversed(list(enumerate(program.runs))):
         if len(run.units) > 1:
-            own, table, collector = run.sums[0], weights[run.tables[0]], collectors[run.tables[0]]
-            assert isinstance(table, Weights)
-            rows = slice(firsts[0] * batch, (firsts[0] + own.num_folds) * batch)
-            u = flows[own.num_units][rows]
-            both = (run.factors_of(places, 0), run.factors_of(flow_places, 0))
-            pairs.backward(own, both, down, table, u, collector, bool(run.adds[0]))
-            continue
-        (units,) = run.units
-        of_run = (tables.addresses, tables.strides, addresses)
-        outs = room.addresses[run.arenas] + firsts * batch * run.num_units * flows[units].itemsize
-        _descend(
-            run,
-            tuple(own[run.tables] for own in of_run),
-            evaluated,
-            (places, flow_places),
-            outs,
-            room.products[units],
-            down[units],
-        )
-    return [None if own is None else own.total() for own in collectors]
+            descent.give_pairs(number, run)
+        else:
+            descent.give(number, run)
+    give_back(room)
+    return [None if own is None else own.total() for own in descent.collectors]
 
 
-def _descend(
-    run: Run,
-    tables: tuple[np.ndarray, ...],
-    evaluated: Kept,
-    places: tuple[np.ndarray, np.ndarray],
-    outs: np.ndarray,
-    back: np.ndarray,
-    down: Down,
-) -> None:
-    """Gives the gradients of a run of sums to what they read, and to their weights.
+class _Descent:
+    """The way down through the runs of a program.
 
     Args:
-        run: The run.
-        tables: Addresses and strides of the sums' tables, and addresses of their gradients.
+        tables: As in `gradients`.
         evaluated: What the evaluation kept.
-        places: Places of the sums' factors, and of their gradients.
-        outs: (S,) addresses of the gradients of the sums.
-        back: Room for the gradients of the products of one sum.
-        down: The arenas of what is read.
+        room: Arenas for the gradients.
+        leaf_flows: As in `gradients`.
+        wanted: As in `gradients`.
+
+    Attributes:
+        collectors: Of each table, what collects its gradient, if it is asked for.
     """
-    (units,), arenas = run.units, evaluated.arenas
-    products, parts, batch = arenas.products[units], arenas.parts[units], arenas.sizes.batch
-    stops = np.array([own.layer in evaluated.exact for own in run.sums])
-    fixed: tuple[Any, ...] = (
-        *(address_of(arenas.sizes.dtype), *tables, run.adds, outs, run.num_units, back),
-        *(products, parts, run.products * batch, *places, run.shapes, run.starts),
-        *(batch, *down, stops),
-    )
-    at = len(run.sums)
-    while True:
-        at = descend(*(*fixed, at))
-        if at < 0:
-            return
-        own = run.sums[at]
-        to = run.factors_of(places[1], at) - down.leaf_folds
-        of_sum = torch.from_numpy(back[: own.num_folds * batch])
-        _give_exactly(evaluated.exact[own.layer], to, of_sum, down)
+
+    def __init__(
+        self,
+        tables: Tables,
+        evaluated: Kept,
+        room: Arenas,
+        leaf_flows: Mapping[int, LeafFlows],
+        wanted: Sequence[bool],
+    ) -> None:
+        self._tables, self._evaluated, self._room = tables, evaluated, room
+        self._leaf_flows = leaf_flows
+        self.collectors = [
+            TableGradient(own) if asked else None
+            for own, asked in zip(tables.tables, wanted, strict=True)
+        ]
+        self._addresses = np.array([own.address if own else 0 for own in self.collectors])
+
+    def give(self, number: int, run: Run) -> None:
+        """Gives the gradients of a run of sums to what they read, and to their weights."""
+        (units,), room = run.units, self._room
+        arenas, exact = self._evaluated.arenas, self._evaluated.exact
+        step, of_flows = arenas.sizes.steps[number], room.sizes.steps[number]
+        folds, sums = arenas.sums[units]
+        back, flows, to_leaves = room.products[units], room.values[units], self._leaf_flows[units]
+        stops = np.array([own.layer in exact for own in run.sums]) if exact else step.never
+        arguments: tuple[Any, ...] = (
+            *(address_of(arenas.sizes.dtype), room.outs[number][0], step.shared),
+            *(of_flows.shared[0], arenas.sizes.batch),
+            (arenas.products[units], arenas.parts[units], step.products),
+            *(self._tables.downwards, self._addresses, run.adds, back),
+            *(
+                self._evaluated.inputs[units].arrays,
+                folds,
+                to_leaves.arrays,
+            ),
+            *(sums, flows, stops),
+        )
+        at = len(run.sums)
+        while (at := descend(*(*arguments, at))) >= 0:
+            own = run.sums[at]
+            to = run.factors_of(of_flows.shared[0], at) - folds
+            of_sum = torch.from_numpy(back[: own.num_folds * arenas.sizes.batch])
+            _give_exactly(exact[own.layer], to, of_sum, flows)
+
+    def give_pairs(self, number: int, run: Run) -> None:
+        """Likewise of a sum over pairs."""
+        own, table = run.sums[0], int(run.tables[0])
+        arenas, room = self._evaluated.arenas, self._room
+        first = int(room.sizes.steps[number].firsts[0])
+        u = room.values[own.num_units][first : first + own.num_folds * room.sizes.batch]
+        pairs.backward(
+            own,
+            run.factors_of(arenas.sizes.steps[number].shared[0], 0),
+            run.factors_of(room.sizes.steps[number].shared[0], 0),
+            pairs.Flows(self._evaluated, self._leaf_flows, room.values),
+            self._tables.tables[table],
+            u,
+            self.collectors[table],
+            bool(run.adds[0]),
+        )
 
 
-def _down(
-    program: Program, evaluated: Kept, units: int, leaf_flows: LeafFlows, flows: np.ndarray
-) -> Down:
-    inputs, values = evaluated.inputs[units], evaluated.arenas.values[units]
-    return Down(
-        *(inputs.values.numpy(), inputs.rows, program.input_folds[units]),
-        *(leaf_flows.mode, leaf_flows.values.numpy(), leaf_flows.rows),
-        *(values, np.arange(len(values))),
-        flows,
-    )
-
-
-def _give_exactly(exact: tuple[Tensor, ...], places: np.ndarray, back: Tensor, down: Down) -> None:
+def _give_exactly(
+    exact: tuple[Tensor, ...], places: np.ndarray, back: Tensor, flows: np.ndarray
+) -> None:
     """Gives rows of products that were computed exactly to the sums among their factors.
 
     Args:
         exact: Rows of `back`, and for each factor what their gradients are multiplied with.
         places: (n, F) folds in the flows of sums, negative for inputs.
         back: (F * B, K) gradient with respect to the products as numbers.
-        down: Where the flows are.
+        flows: (S, K) gradients with respect to sums.
     """
     rows, *shares = exact
-    flows = torch.from_numpy(down.flows)
+    to_all = torch.from_numpy(flows)
     batch = len(back) // places.shape[1]
     fold, example = rows // batch, rows % batch
     for place, own in zip(torch.from_numpy(places), shares, strict=True):
         inner = place[fold] >= 0
         to = place[fold[inner]] * batch + example[inner]
-        flows[to] = back[rows[inner]] * own[inner]
+        to_all[to] = back[rows[inner]] * own[inner]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,11 +18,16 @@ from pcircuits.execute.inputs import joint_batch_size
 from pcircuits.execute.prepare import PreparedParameters
 from pcircuits.execute.weights import AnyWeights, Weights
 
+# Imported where it is used: numba takes a second to import.
+if TYPE_CHECKING:
+    from pcircuits.execute.fused.tables import Tables
+
 # Largest part of any sum that underflow may take from it.
 _LOST = 1e-9
 # Rows of products whose sum is below a floor, which depends on the weights, are computed anew.
 # Were the floor above this, they would be many.
 _LARGEST_FLOOR = 1e-6
+_TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
 _RANGE = "some weight is zero or nearly so, very large, or of a very different size than others"
 # Values of all layers from which on the import of the compiled kernels, a second, may be worth it.
 _MANY_VALUES = 1 << 15
@@ -31,7 +38,9 @@ class SumWeights:
     """Weights of a program's sums, and what follows from their sizes.
 
     Attributes:
-        tables: The tables.
+        tables: The tables, with their graph.
+        linear: The same in linear space, in the precision to compute in; None if there is something
+            against it.
         against: What keeps sums with such weights from being computed in linear space.
         dtype: Precision to compute in: that of the tables, or float64 where the range of float32 is
             too small for such weights.
@@ -40,6 +49,7 @@ class SumWeights:
     """
 
     tables: tuple[AnyWeights, ...]
+    linear: Tables | None
     against: str | None
     dtype: torch.dtype
     floors: tuple[np.ndarray, ...]
@@ -80,34 +90,50 @@ def sum_weights(program: Program, prepared: PreparedParameters) -> SumWeights:
 
 
 def _judged(program: Program, tables: tuple[AnyWeights, ...], dtype: torch.dtype) -> SumWeights:
-    against = _against(tables, dtype)
-    floors = () if against else _floors(program, tables, dtype)
-    if any(own.max() > _LARGEST_FLOOR for own in floors):
-        against = _RANGE
-    return SumWeights(tables, against, dtype, floors)
+    against = _unlike(tables)
+    if against is not None:
+        return SumWeights(tables, None, against, dtype, ())
+    # Imported where it is used: numba takes a second to import.
+    from pcircuits.execute.fused.tables import Tables, table_of
+
+    dense = [own for own in tables if isinstance(own, Weights)]
+    found = [own for own in (table_of(own, dtype) for own in dense) if own is not None]
+    floors = _floors(program, [own.extremes for own in found], dtype) if found else ()
+    if len(found) < len(tables) or any(own.max() > _LARGEST_FLOOR for own in floors):
+        return SumWeights(tables, None, _RANGE, dtype, ())
+    return SumWeights(tables, Tables(tuple(found)), None, dtype, floors)
 
 
-def _against(tables: tuple[AnyWeights, ...], dtype: torch.dtype) -> str | None:
+def _unlike(tables: tuple[AnyWeights, ...]) -> str | None:
     if any(own.log.device.type != "cpu" for own in tables):
         return "parameters are not on the CPU"
     if any(own.log.shape[1] > 1 for own in tables):
         return "weights of sums are given per example"
-    if not all(isinstance(own, Weights) and own.bounded_in(dtype) for own in tables):
-        return _RANGE
-    return None
+    return None if all(isinstance(own, Weights) for own in tables) else _RANGE
 
 
 def _floors(
-    program: Program, tables: tuple[AnyWeights, ...], dtype: torch.dtype
+    program: Program, extremes: Sequence[tuple[float, float]], dtype: torch.dtype
 ) -> tuple[np.ndarray, ...]:
-    extremes = [own.extremes for own in tables if isinstance(own, Weights)]
     low = min(low for low, _ in extremes)
     # Products sum to one before they are mixed, so no value is above the largest weight.
     high = max(0.0, *(high for _, high in extremes))
-    smallest = torch.finfo(dtype).tiny / _LOST * math.exp(-low)
+    smallest = _TINY[dtype] / _LOST * math.exp(-low)
     return tuple(
         np.zeros(1)
         if len(run.units) > 1
         else smallest * run.units[0] * np.exp(high * run.shapes[:, 0])
         for run in program.runs
     )
+
+
+_IN_DOUBLE: WeakKeyDictionary[Weights, Weights] = WeakKeyDictionary()
+
+
+def in_double(weights: Weights) -> Weights:
+    """The same weights in float64; made once of those without a graph."""
+    if weights.log.requires_grad:
+        return Weights(weights.log.double())
+    if weights not in _IN_DOUBLE:
+        _IN_DOUBLE[weights] = Weights(weights.log.double())
+    return _IN_DOUBLE[weights]

@@ -7,8 +7,7 @@ is that of evaluation in log space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,57 +15,16 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
-from pcircuits.execute.fused.arenas import Arenas, sizes_of
+from pcircuits.execute.fused.arenas import sizes_of, taken
 from pcircuits.execute.fused.blas import address_of
+from pcircuits.execute.fused.conditions import SumWeights
+from pcircuits.execute.fused.kept import Kept
 from pcircuits.execute.fused.kernels import logarithms
-from pcircuits.execute.fused.program import FusedSum, Program, Run
-from pcircuits.execute.fused.rows import InputRows, input_rows
+from pcircuits.execute.fused.program import Program, Run
+from pcircuits.execute.fused.rows import input_rows
 from pcircuits.execute.fused.runs import ascend
-from pcircuits.execute.fused.tables import Tables
+from pcircuits.execute.fused.sums import FusedSum
 from pcircuits.execute.inputs import Reading
-from pcircuits.execute.weights import AnyWeights, Weights
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """What the gradient needs of an evaluation.
-
-    Attributes:
-        inputs: Units K -> rows of the inputs.
-        arenas: Rows of the sums, which are only those of the last ones where the program does not
-            reread them, and of the products.
-        root: Row of the root's first example.
-        exact: Sum layer -> rows of its products with the part NaN, and for each factor the (n, K)
-            products divided by its values.
-    """
-
-    inputs: Mapping[int, InputRows]
-    arenas: Arenas
-    root: int
-    exact: Mapping[int, tuple[Tensor, ...]]
-
-    @property
-    def total(self) -> np.ndarray:
-        """(B,) the root's value, divided by exp of its scale."""
-        return self.arenas.values[1][self.root : self.root + self.arenas.sizes.batch, 0]
-
-    def pack(self) -> tuple[list[Tensor], Callable[[Sequence[Tensor]], Kept]]:
-        """Its tensors, and what makes it from them again, which holds on to none of them."""
-        sizes, root = self.arenas.sizes, self.root
-        rows = {i: own.holding(own.values[:0]) for i, own in self.inputs.items()}
-        counts = {i: len(own) for i, own in self.exact.items()}
-        tensors = [torch.from_numpy(self.arenas.block)]
-        tensors += [own.values for own in self.inputs.values()]
-        tensors += [tensor for own in self.exact.values() for tensor in own]
-
-        def unpack(saved: Sequence[Tensor]) -> Kept:
-            block, *others = saved
-            left = iter(others)
-            inputs = {i: own.holding(next(left)) for i, own in rows.items()}
-            exact = {i: tuple(next(left) for _ in range(count)) for i, count in counts.items()}
-            return Kept(inputs, Arenas(sizes, block.numpy()), root, exact)
-
-        return tensors, unpack
 
 
 class Evaluation:
@@ -75,114 +33,77 @@ class Evaluation:
     Args:
         program: The program.
         readings: Input layer -> how its values are read.
-        weights: The program's tables, to which `conditions.why_not` has no objection.
-        floors: Of each run, those of its sums.
+        weights: Of the program's sums; there is nothing against them.
         keep: Whether the gradient will be asked for.
+
+    Attributes:
+        kept: What it computes.
     """
 
     def __init__(
         self,
         program: Program,
         readings: Mapping[int, Reading],
-        weights: Sequence[AnyWeights],
-        floors: Sequence[np.ndarray],
+        weights: SumWeights,
         *,
         keep: bool,
     ) -> None:
-        self._program, self._readings, self._weights = program, readings, weights
-        self._floors, self._keep = floors, keep
-        self._batch = batch = next(iter(readings.values())).batch_size
-        self._like = weights[0].log.detach()
+        self._program, self._readings, self._floors = program, readings, weights.floors
+        assert weights.linear is not None, "something is against these weights"
+        self._tables, self._keep = weights.linear, keep
         self._layout = program.kept if keep and program.rereads else program.reused
-        self._inputs = input_rows(program, readings, self._like)
-        folds = program.product_folds if keep else program.product_folds_at_once
-        dtype = self._like.dtype
-        self._arenas = Arenas(sizes_of(program, self._layout.folds, folds, batch, dtype))
-        self._exact: dict[int, tuple[Tensor, ...]] = {}
+        batch = next(iter(readings.values())).batch_size
+        sizes = sizes_of(program, self._layout, batch, weights.dtype, keep=keep)
+        inputs = input_rows(program, readings, weights.dtype)
+        self.kept = Kept(inputs, taken(sizes), exact={})
         self._logs: dict[int, Tensor] = {}
 
-    def kept(self) -> Kept:
-        """What the gradient needs, once it has run."""
-        return Kept(self._inputs, self._arenas, self._root_rows().start, self._exact)
-
-    def run(self) -> Tensor:
+    def run(self) -> np.ndarray:
         """(B,) log-values of the root."""
-        own = self._arenas
-        arrays = {
-            units: (
-                *(inputs.values.numpy(), inputs.scales, inputs.rows),
-                *(self._program.input_folds[units], own.values[units], own.scales_of(units)),
-                np.arange(len(own.values[units])),
-            )
-            for units, inputs in self._inputs.items()
-        }
-        tables, layout = Tables.upwards(self._weights), self._layout
-        steps = zip(self._program.runs, layout.factors, layout.firsts, self._floors, strict=True)
-        for run, factors, firsts, floors in steps:
+        for number, run in enumerate(self._program.runs):
             if len(run.units) > 1:
-                self._compute_pairs(run, factors, int(firsts[0]), arrays)
+                self._compute_pairs(number, run)
             else:
-                self._compute(run, tables, factors, firsts * self._batch, floors, arrays)
-        rows = self._root_rows()
-        value = np.empty(self._batch, own.values[1].dtype)
-        logarithms(own.values[1][rows, 0], own.scales_of(1)[rows], value)
-        return torch.from_numpy(value)
+                self._compute(number, run)
+        arenas = self.kept.arenas
+        value = np.empty(arenas.sizes.batch, arenas.root.dtype)
+        logarithms(arenas.root, arenas.root_scales, value)
+        return value
 
-    def _root_rows(self) -> slice:
-        first = int(self._layout.firsts[-1][-1]) * self._batch
-        return slice(first, first + self._batch)
+    def _compute_pairs(self, number: int, run: Run) -> None:
+        own, arenas = run.sums[0], self.kept.arenas
+        first = int(arenas.sizes.steps[number].firsts[0])
+        rows = slice(first, first + own.num_folds * arenas.sizes.batch)
+        out, scales = arenas.values[own.num_units][rows], arenas.scales_of(own.num_units)[rows]
+        factors = run.factors_of(self._layout.factors[number], 0)
+        pairs.forward(own, factors, self.kept, self._tables.tables[run.tables[0]], out, scales)
 
-    def _compute_pairs(
-        self,
-        run: Run,
-        factors: np.ndarray,
-        first: int,
-        arrays: Mapping[int, pairs.ForwardArrays],
-    ) -> None:
-        own, weights = run.sums[0], self._weights[run.tables[0]]
-        assert isinstance(weights, Weights)
-        rows = slice(first * self._batch, (first + own.num_folds) * self._batch)
-        out = self._arenas.values[own.num_units][rows]
-        scales = self._arenas.scales_of(own.num_units)[rows]
-        pairs.forward(own, run.factors_of(factors, 0), arrays, weights, out, scales)
-
-    def _compute(
-        self,
-        run: Run,
-        tables: Tables,
-        factors: np.ndarray,
-        firsts: np.ndarray,
-        floors: np.ndarray,
-        arrays: Mapping[int, pairs.ForwardArrays],
-    ) -> None:
-        (units,) = run.units
-        arenas = self._arenas
-        products, parts = arenas.products[units], arenas.parts[units]
-        starts = run.products * self._batch if self._keep else np.zeros_like(run.products)
-        outs = arenas.addresses[run.arenas] + firsts * run.num_units * products.itemsize
-        fixed: tuple[Any, ...] = (
-            *(address_of(self._like.dtype), *arrays[units]),
-            *(factors, run.shapes, run.starts, self._batch, floors, products, parts, starts),
-            *(outs, run.num_units, arenas.scales, arenas.sizes.first_scales[run.arenas] + firsts),
-            *(tables.addresses[run.tables], tables.strides[run.tables]),
+    def _compute(self, number: int, run: Run) -> None:
+        (units,), arenas = run.units, self.kept.arenas
+        step, products = arenas.sizes.steps[number], arenas.products[units]
+        arguments: tuple[Any, ...] = (
+            *(address_of(arenas.sizes.dtype), self.kept.inputs[units].arrays, *arenas.sums[units]),
+            *(step.shared, arenas.sizes.batch, (products, arenas.parts[units], step.products)),
+            *(arenas.outs[number], arenas.scales),
+            *(self._tables.upwards, self._floors[number]),
         )
-        at = ascend(*(*fixed, 0, False))
+        at = ascend(*(*arguments, 0, False))
         while at < len(run.sums):
-            own, rows = run.sums[at], run.sums[at].num_folds * self._batch
-            of_sum = torch.from_numpy(products[starts[at] : starts[at] + rows])
-            scale = arenas.scales_of(own.num_units)[firsts[at] : firsts[at] + rows]
-            self._compute_exactly(own, run.factors_of(factors, at), of_sum, scale)
-            at = ascend(*(*fixed, at, True))
+            own, rows = run.sums[at], run.sums[at].num_folds * arenas.sizes.batch
+            of_sum = torch.from_numpy(products[step.products[at] :][:rows])
+            scale = arenas.scales_of(own.num_units)[step.firsts[at] :][:rows]
+            places = run.factors_of(self._layout.factors[number], at)
+            self._compute_exactly(own, places, of_sum, scale)
+            at = ascend(*(*arguments, at, True))
 
     def _compute_exactly(
         self, own: FusedSum, places: np.ndarray, products: Tensor, scale: np.ndarray
     ) -> None:
         """Products of the rows whose scale is NaN, from the logarithms of their factors."""
         lost = np.flatnonzero(np.isnan(scale))
-        fold, example = np.divmod(lost, self._batch)
-        factors = [
-            self._log_rows(own.units[0], place[fold] * self._batch + example) for place in places
-        ]
+        batch = self.kept.arenas.sizes.batch
+        fold, example = np.divmod(lost, batch)
+        factors = [self._log_rows(own.units[0], place[fold] * batch + example) for place in places]
         terms = torch.stack([value + shift for value, shift in factors]).sum(0)
         top = terms.amax(-1, keepdim=True).clamp_min(torch.finfo(terms.dtype).min)
         total = (terms - top).exp().sum(-1, keepdim=True)
@@ -194,14 +115,15 @@ class Evaluation:
         if self._keep and len(factors) <= 2:
             # What a sum gets of the gradient, where it cannot be the other factor.
             shares = [(log - value).exp().to(products.dtype) for value, _ in factors]
-            self._exact[own.layer] = (rows, *shares)
+            self.kept.exact[own.layer] = (rows, *shares)
 
     def _log_rows(self, units: int, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """(n, K) logarithms of rows by their places, and (n, 1) scales to be added.
 
         Inputs are read from where nothing was lost.
         """
-        first = self._program.input_folds[units] * self._batch
+        arenas = self.kept.arenas
+        first = self._program.input_folds[units] * arenas.sizes.batch
         found = torch.empty((len(rows), units), dtype=torch.float64)
         shift = torch.zeros((len(rows), 1), dtype=torch.float64)
         is_input = rows < first
@@ -213,6 +135,6 @@ class Evaluation:
             log = self._logs[units][torch.from_numpy(rows[is_input])]
             found[torch.from_numpy(is_input)] = log.double()
         inner, of_sums = rows[~is_input] - first, torch.from_numpy(~is_input)
-        found[of_sums] = torch.from_numpy(self._arenas.values[units][inner]).double().log()
-        shift[of_sums, 0] = torch.from_numpy(self._arenas.scales_of(units)[inner])
+        found[of_sums] = torch.from_numpy(arenas.values[units][inner]).double().log()
+        shift[of_sums, 0] = torch.from_numpy(arenas.scales_of(units)[inner])
         return found, shift

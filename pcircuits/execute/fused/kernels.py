@@ -14,6 +14,8 @@ import numba as nb
 import numpy as np
 
 Array = np.ndarray
+# Values, scales, and which rows of both are meant.
+Rows = tuple[Array, Array, Array]
 
 # Reordered sums are worth vector instructions; infinities and NaN keep their meaning.
 compiled = nb.njit(
@@ -23,13 +25,9 @@ compiled = nb.njit(
 
 @compiled
 def multiply(
-    leaves: Array,
-    leaf_scales: Array,
-    leaf_rows: Array,
+    inputs: Rows,
     leaf_folds: int,
-    values: Array,
-    scales: Array,
-    value_rows: Array,
+    sums: Rows,
     factors: Array,
     batch: int,
     floor: float,
@@ -42,13 +40,11 @@ def multiply(
     """Elementwise products of rows, divided by their sums.
 
     Args:
-        leaves: (R, K) rows of inputs.
-        leaf_scales: (R,) their scales, float64; -inf for a row of zeros.
-        leaf_rows: (leaf_folds * batch,) row of each fold and example of the inputs.
+        inputs: (R, K) rows of inputs; (R,) their scales, float64, -inf for a row of zeros; and the
+            (leaf_folds * batch,) row of each fold and example.
         leaf_folds: Number of folds of inputs.
-        values: (N, K) rows of sums.
-        scales: (N,) their scales.
-        value_rows: (N,) 0 .. N - 1, so that both kinds of rows are read alike.
+        sums: (N, K) rows of sums, (N,) their scales, and 0 .. N - 1, so that both kinds of rows are
+            read alike.
         factors: (n, F) folds of the factors, those of the inputs before those of the sums.
         batch: Examples of a fold.
         floor: Sums below it are those of rows that underflow may have spoilt.
@@ -62,21 +58,14 @@ def multiply(
     Returns:
         Number of rows with the scale NaN.
     """
-    totals = np.empty(batch, values.dtype)
+    totals = np.empty(batch, products.dtype)
     count, lost = len(factors), 0
     for f in range(factors.shape[1]):
         at, to = start + f * batch, first + f * batch
         if count == 2:
-            lost += _multiply_two(
-                leaves,
-                leaf_scales,
-                leaf_rows,
-                leaf_folds,
-                values,
-                scales,
-                value_rows,
-                factors[:, f],
-                batch,
+            lost += _product(
+                *fold_of(inputs, leaf_folds, sums, factors[0, f], batch),
+                *fold_of(inputs, leaf_folds, sums, factors[1, f], batch),
                 floor,
                 products,
                 parts,
@@ -86,64 +75,25 @@ def multiply(
             )
             continue
         for n in range(count):
-            place = factors[n, f]
             # Whole folds go to functions without a branch inside: a view of a row that is taken in
             # a branch is counted, which costs as much as the row.
-            if place < leaf_folds:
-                below, source, scale_of, rows = place * batch, leaves, leaf_scales, leaf_rows
-            else:
-                below = (place - leaf_folds) * batch
-                source, scale_of, rows = values, scales, value_rows
+            source, scales, rows = fold_of(inputs, leaf_folds, sums, factors[n, f], batch)
             if n == 0:
-                _copy(source, scale_of, rows, below, products, at, totals, out_scales, to)
+                _copy(source, scales, rows, products, at, totals, out_scales, to)
             else:
-                _times(source, scale_of, rows, below, products, at, totals, out_scales, to)
+                _times(source, scales, rows, products, at, totals, out_scales, to)
         lost += _finish(products, parts, at, totals, floor, out_scales, to)
     return lost
 
 
 @compiled
-def _multiply_two(
-    leaves: Array,
-    leaf_scales: Array,
-    leaf_rows: Array,
-    leaf_folds: int,
-    values: Array,
-    scales: Array,
-    value_rows: Array,
-    places: Array,
-    batch: int,
-    floor: float,
-    products: Array,
-    parts: Array,
-    at: int,
-    out_scales: Array,
-    to: int,
-) -> int:
-    """`multiply` for a fold of two factors, whose rows are read and written while they are near."""
-    first, second = places[0] * batch, places[1] * batch
-    left, left_scales, left_rows = leaves, leaf_scales, leaf_rows
-    right, right_scales, right_rows = leaves, leaf_scales, leaf_rows
-    if places[0] >= leaf_folds:
-        left, left_scales, left_rows = values, scales, value_rows
-        first -= leaf_folds * batch
-    if places[1] >= leaf_folds:
-        right, right_scales, right_rows = values, scales, value_rows
-        second -= leaf_folds * batch
-    return _product(
-        left,
-        left_scales,
-        left_rows[first : first + batch],
-        right,
-        right_scales,
-        right_rows[second : second + batch],
-        floor,
-        products,
-        parts,
-        at,
-        out_scales,
-        to,
-    )
+def fold_of(inputs: Rows, leaf_folds: int, sums: Rows, place: int, batch: int) -> Rows:
+    """Values and scales where a fold is, and the (B,) rows of it."""
+    own, first = inputs, place * batch
+    if place >= leaf_folds:
+        own, first = sums, first - leaf_folds * batch
+    values, scales, rows = own
+    return values, scales, rows[first : first + batch]
 
 
 @compiled
@@ -186,7 +136,6 @@ def _copy(
     source: Array,
     scales: Array,
     rows: Array,
-    below: int,
     products: Array,
     at: int,
     totals: Array,
@@ -195,8 +144,8 @@ def _copy(
 ) -> None:
     """Makes rows of a fold the first factors of products."""
     for b in range(len(totals)):
-        out, row = products[at + b], source[rows[below + b]]
-        out_scales[to + b] = scales[rows[below + b]]
+        out, row = products[at + b], source[rows[b]]
+        out_scales[to + b] = scales[rows[b]]
         total = products.dtype.type(0.0)
         for k in range(len(out)):
             out[k] = row[k]
@@ -209,7 +158,6 @@ def _times(
     source: Array,
     scales: Array,
     rows: Array,
-    below: int,
     products: Array,
     at: int,
     totals: Array,
@@ -218,8 +166,8 @@ def _times(
 ) -> None:
     """Multiplies rows of a fold into products."""
     for b in range(len(totals)):
-        out, row = products[at + b], source[rows[below + b]]
-        out_scales[to + b] += scales[rows[below + b]]
+        out, row = products[at + b], source[rows[b]]
+        out_scales[to + b] += scales[rows[b]]
         total = products.dtype.type(0.0)
         for k in range(len(out)):
             term = out[k] * row[k]
@@ -263,143 +211,6 @@ def _part(total: float, floor: float, scales: Array, at: int) -> tuple[float, in
     return np.nan, 1
 
 
-# What becomes of a gradient: nobody asks for it, it is the only one, or one of several.
-SKIP, SET, ADD = 0, 1, 2
-
-
-@compiled
-def share(
-    back: Array,
-    products: Array,
-    parts: Array,
-    start: int,
-    factors: Array,
-    places: Array,
-    batch: int,
-    leaves: Array,
-    leaf_rows: Array,
-    leaf_folds: int,
-    leaf_mode: int,
-    leaf_flows: Array,
-    flow_rows: Array,
-    values: Array,
-    value_rows: Array,
-    flows: Array,
-) -> None:
-    """Gives the gradients of elementwise products to their factors.
-
-    Of at most two factors each receives the gradient times the other; rows with the part NaN give
-    nothing to sums then. Of more, what they receive is divided by their own values.
-
-    Args:
-        back: (F * batch, K) gradient with respect to the products as numbers.
-        products: As in `multiply`.
-        parts: As in `multiply`.
-        start: As in `multiply`.
-        factors: As in `multiply`.
-        places: (n, F) folds of the factors in `flows`.
-        batch: As in `multiply`.
-        leaves: As in `multiply`.
-        leaf_rows: As in `multiply`.
-        leaf_folds: As in `multiply`.
-        leaf_mode: What becomes of the gradients of inputs.
-        leaf_flows: (R', K) gradients with respect to the logarithms of the inputs.
-        flow_rows: (leaf_folds * batch,) row of each fold and example in `leaf_flows`.
-        values: As in `multiply`; read only of sums that are multiplied with another sum.
-        value_rows: As in `multiply`.
-        flows: (S, K) gradients with respect to sums as numbers.
-    """
-    count = len(factors)
-    for f in range(factors.shape[1]):
-        own, at = back[f * batch : (f + 1) * batch], start + f * batch
-        for n in range(count):
-            place = factors[n, f]
-            if place < leaf_folds:
-                if leaf_mode != SKIP:
-                    _to_leaf(own, products, at, leaf_mode, leaf_flows, flow_rows, place * batch)
-                continue
-            to = (places[n, f] - leaf_folds) * batch
-            if count == 1:
-                _to_only(own, parts, at, flows, to)
-            elif count > 2:
-                below = (place - leaf_folds) * batch
-                _to_divided(own, products, at, values, below, flows, to)
-            elif factors[1 - n, f] < leaf_folds:
-                other = factors[1 - n, f] * batch
-                _times_other(own, parts, at, leaves, leaf_rows, other, flows, to)
-            else:
-                other = (factors[1 - n, f] - leaf_folds) * batch
-                _times_other(own, parts, at, values, value_rows, other, flows, to)
-
-
-@compiled
-def _to_leaf(
-    back: Array,
-    products: Array,
-    at: int,
-    mode: int,
-    flows: Array,
-    rows: Array,
-    to: int,
-) -> None:
-    if mode == SET:
-        for b in range(len(back)):
-            own, row, flow = back[b], products[at + b], flows[rows[to + b]]
-            for k in range(len(own)):
-                flow[k] = own[k] * row[k]
-    else:
-        for b in range(len(back)):
-            own, row, flow = back[b], products[at + b], flows[rows[to + b]]
-            for k in range(len(own)):
-                flow[k] += own[k] * row[k]
-
-
-@compiled
-def _times_other(
-    back: Array,
-    parts: Array,
-    at: int,
-    source: Array,
-    rows: Array,
-    other: int,
-    flows: Array,
-    to: int,
-) -> None:
-    """Gives the gradients of products of two to one of them."""
-    for b in range(len(back)):
-        part = parts[at + b]
-        if math.isnan(part):
-            continue
-        own, row, flow = back[b], source[rows[other + b]], flows[to + b]
-        for k in range(len(own)):
-            flow[k] = own[k] * row[k] * part
-
-
-@compiled
-def _to_only(back: Array, parts: Array, at: int, flows: Array, to: int) -> None:
-    for b in range(len(back)):
-        part = parts[at + b]
-        if math.isnan(part):
-            continue
-        own, flow = back[b], flows[to + b]
-        for k in range(len(own)):
-            flow[k] = own[k] * part
-
-
-@compiled
-def _to_divided(
-    back: Array, products: Array, at: int, values: Array, below: int, flows: Array, to: int
-) -> None:
-    """Divides by the values of a sum, which are all positive or, where impossible, all zero."""
-    for b in range(len(back)):
-        own, row, value, flow = back[b], products[at + b], values[below + b], flows[to + b]
-        if value[0] > 0.0:
-            for k in range(len(value)):
-                flow[k] = own[k] * row[k] / value[k]
-        else:
-            flow[:] = 0.0
-
-
 @compiled
 def normalise(values: Array, scales: Array, rows: Array, out: Array, out_scales: Array) -> None:
     """Given rows, divided by their sums, and their scales."""
@@ -429,22 +240,6 @@ def logarithms(values: Array, scales: Array, out: Array) -> None:
 
 @compiled
 def divide(gradient: Array, total: Array, out: Array) -> None:
-    """(N,) gradients of logarithms divided by what these are of; as they are where it is zero."""
+    """(N,) gradients of logarithms divided by what these are of; zero where it is zero."""
     for n in range(len(total)):
-        out[n] = gradient[n] if total[n] == 0.0 else gradient[n] / total[n]
-
-
-@compiled
-def transpose(source: Array, out: Array) -> None:
-    """(G, R, C) -> (G, C, R), by blocks of rows that stay in the cache."""
-    groups, rows, columns = source.shape
-    whole = rows - rows % 16
-    for g in range(groups):
-        for first in range(0, whole, 16):
-            for c in range(columns):
-                # So many that each is a vector; a bound that is not known here takes twice as long.
-                for r in range(16):
-                    out[g, c, first + r] = source[g, first + r, c]
-        for c in range(columns):
-            for r in range(whole, rows):
-                out[g, c, r] = source[g, r, c]
+        out[n] = 0.0 if total[n] == 0.0 else gradient[n] / total[n]

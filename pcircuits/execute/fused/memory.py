@@ -12,15 +12,20 @@ import weakref
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 # Blocks that are kept for later calls, and the bytes of the largest of them.
-_KEPT_BLOCKS, _LARGEST = 6, 1 << 24
+_KEPT_BLOCKS, LARGEST = 6, 1 << 24
 # Arenas begin where a vector of the processor may.
 _ALIGNMENT = 64
 _APART = 17 * 64
 _FREE: list[mmap.mmap] = []
 
 
+NUMBERS: dict[torch.dtype, np.dtype] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
 Wanted = Sequence[tuple[tuple[int, ...], np.dtype]]
 
 
@@ -42,6 +47,12 @@ def carve(block: np.ndarray, wanted: Wanted) -> list[np.ndarray]:
     return made
 
 
+def array_of(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An unset array in a block of its own."""
+    wanted = [(shape, dtype)]
+    return np.empty(shape, dtype) if 0 in shape else carve(block_for(wanted), wanted)[0]
+
+
 def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
     """Bytes of an array, and up to where the next one may begin."""
     return -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT + _APART
@@ -49,7 +60,7 @@ def _size(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 def _block(size: int) -> np.ndarray:
     """So many bytes, unset."""
-    if not 0 < size <= _LARGEST:
+    if not 0 < size <= LARGEST:
         return np.empty(size, np.uint8)
     for block in tuple(_FREE):
         # A block far too large is left for those who need it.

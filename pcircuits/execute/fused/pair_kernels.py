@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pcircuits.execute.fused.blas import SIZES, multiply_blocks
-from pcircuits.execute.fused.kernels import SET, Array, compiled
+from pcircuits.execute.fused.kernels import Array, compiled
 
 
 @compiled
@@ -180,15 +180,15 @@ def contract_pairs(
 
 
 @compiled
-def give(flow: Array, rows: Array, mode: int, flows: Array) -> None:
+def give(flow: Array, rows: Array, adds: bool, flows: Array) -> None:
     """Gives (R, K) gradients of logarithms to given rows of inputs."""
     for r in range(len(rows)):
-        if mode == SET:
-            for k in range(flow.shape[1]):
-                flows[rows[r], k] = flow[r, k]
-        else:
+        if adds:
             for k in range(flow.shape[1]):
                 flows[rows[r], k] += flow[r, k]
+        else:
+            for k in range(flow.shape[1]):
+                flows[rows[r], k] = flow[r, k]
 
 
 @compiled

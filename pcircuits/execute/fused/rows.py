@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcircuits.execute.fused.kernels import transpose
+from pcircuits.execute.fused.memory import NUMBERS, array_of
 from pcircuits.execute.fused.program import Program
+from pcircuits.execute.fused.table_kernels import exponentiate_columns, transpose
 from pcircuits.execute.inputs import Reading
 from pcircuits.execute.weights import Weights
-
-# Tables whose least log-weight is above this are exponentiated as they are.
-_UNSHIFTED = -30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,54 +29,69 @@ class InputRows:
         in_table: Whether the rows are those of one layer's table, which many examples may share.
     """
 
-    values: Tensor
+    values: np.ndarray
     scales: np.ndarray
     rows: np.ndarray
     in_table: bool
 
-    def holding(self, values: Tensor) -> InputRows:
-        """The same with other values."""
-        return InputRows(values, self.scales, self.rows, self.in_table)
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All three as compiled code takes them."""
+        return self.values, self.scales, self.rows
 
 
 def input_rows(
-    program: Program, readings: Mapping[int, Reading], like: Tensor
+    program: Program, readings: Mapping[int, Reading], dtype: torch.dtype
 ) -> dict[int, InputRows]:
     """Units -> rows of the inputs with so many; none where there is no such input."""
-    nothing = np.empty(0, dtype=np.int64)
     return {
         units: _joined([readings[i] for i in program.inputs[units]])
         if units in program.inputs
-        else InputRows(like.new_empty((0, units)), np.empty(0), nothing, False)
+        else _no_rows(units, dtype)
         for units in program.input_folds
     }
 
 
+@cache
+def _no_rows(units: int, dtype: torch.dtype) -> InputRows:
+    values = np.empty((0, units), NUMBERS[dtype])
+    return InputRows(values, np.empty(0), np.empty(0, np.int64), in_table=False)
+
+
 def _joined(readings: list[Reading]) -> InputRows:
-    if len(readings) == 1 and readings[0].rows is not None:
-        table, tops = _table(readings[0])
-        return InputRows(table, tops.numpy(), readings[0].rows.numpy(), in_table=True)
+    if len(readings) == 1 and readings[0].values is not None:
+        return InputRows(*_table(readings[0]), _columns(readings[0]), in_table=True)
     parts, scales = zip(*map(_read, readings), strict=True)
-    values = parts[0] if len(parts) == 1 else torch.cat(parts)
-    scale = scales[0] if len(scales) == 1 else torch.cat(scales)
-    return InputRows(values, scale.numpy(), np.arange(len(values)), in_table=False)
+    values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    scale = scales[0] if len(scales) == 1 else np.concatenate(scales)
+    return InputRows(values, scale, np.arange(len(values)), in_table=False)
 
 
-def _read(reading: Reading) -> tuple[Tensor, Tensor]:
+def _columns(reading: Reading) -> np.ndarray:
+    """(F * B,) columns of all tables, one after the other, that are read."""
+    assert reading.values is not None, "there is a table to be read"
+    values = reading.values.numpy()
+    groups, *_, categories = reading.source.shape
+    if groups > 1:
+        values = values + np.arange(groups)[:, None] * categories
+    return values.reshape(-1)
+
+
+def _read(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     """(F * B, K) rows and their scales."""
-    if reading.rows is not None:
-        table, tops = _table(reading)
-        return table.index_select(0, reading.rows), tops.index_select(0, reading.rows)
+    if reading.values is not None:
+        (table, tops), columns = _table(reading), _columns(reading)
+        return table[columns], tops[columns]
     log = reading.source.detach().flatten(0, 1)
     top = log.amax(-1, keepdim=True)
     finite = top.clamp_min(torch.finfo(log.dtype).min)
-    return (log - finite).exp_(), top[:, 0].double()
+    return (log - finite).exp_().numpy(), top[:, 0].double().numpy()
 
 
-_TABLES: WeakKeyDictionary[Weights, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+_TABLES: WeakKeyDictionary[Weights, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
 
 
-def _table(reading: Reading) -> tuple[Tensor, Tensor]:
+def _table(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     """(G * V, K) columns of an input's table as rows, and (G * V,) scales, float64."""
     assert reading.weights is not None, "there are rows to be read"
     found = _TABLES.get(reading.weights)
@@ -86,59 +100,95 @@ def _table(reading: Reading) -> tuple[Tensor, Tensor]:
     return found
 
 
-def _exponentiated(weights: Weights) -> tuple[Tensor, Tensor]:
-    log = weights.log.detach()
+def _exponentiated(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    log = np.ascontiguousarray(weights.log.detach().numpy())
     groups, _, units, categories = log.shape
-    table = log.new_empty((groups * categories, units))
-    _transpose(log, table.view(groups, 1, categories, units))
-    if table.numpy().min(initial=np.inf) > _UNSHIFTED:
-        return table.exp_(), torch.zeros(len(table), dtype=torch.float64)
-    top = table.amax(-1)
-    finite = top.clamp_min(torch.finfo(log.dtype).min)
-    return table.sub_(finite[:, None]).exp_(), top.double()
+    table = np.empty((groups * categories, units), log.dtype)
+    of_groups = table.reshape(groups, categories, units)
+    if exponentiate_columns(log, of_groups):
+        return table, np.zeros(len(table))
+    transpose(log[:, 0], of_groups)
+    top = table.max(1).clip(np.finfo(log.dtype).min)
+    np.exp(table - top[:, None], out=table)
+    top[table.max(1, initial=0.0) == 0.0] = -np.inf
+    return table, top.astype(np.float64)
 
 
-def _transpose(source: Tensor, out: Tensor) -> None:
-    """Copies (G, 1, R, C) to (G, 1, C, R)."""
-    transpose(source.numpy()[:, 0], out.numpy()[:, 0])
+@dataclass(frozen=True, eq=False)
+class LeafFlows:
+    """Gradients with respect to the logarithms of the rows of inputs with K units.
+
+    Attributes:
+        values: (R, K); none if nobody asks for them.
+        rows: (F * B,) row of each fold and example.
+        adds: Whether several may have the same row, in which there are zeros at first.
+    """
+
+    values: np.ndarray
+    rows: np.ndarray
+    adds: bool
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        """All three as compiled code takes them."""
+        return self.values, self.rows, self.adds
+
+    @classmethod
+    def of(cls, inputs: InputRows, *, asked: bool) -> LeafFlows:
+        """Room for the gradients of all rows; none if nobody asks."""
+        own, adds = inputs.values, inputs.in_table
+        if not asked:
+            return cls(own[:0], inputs.rows, adds)
+        room = array_of(own.shape, own.dtype)
+        if adds:
+            room.fill(0.0)
+        return cls(room, inputs.rows, adds)
 
 
 def source_gradients(
     program: Program,
     readings: Mapping[int, Reading],
-    inputs: Mapping[int, InputRows],
-    flows: Mapping[int, Tensor],
-    kept: frozenset[int],
+    flows: Mapping[int, LeafFlows],
+    asked: frozenset[int],
 ) -> dict[int, Tensor]:
     """Gradients of the sources of input layers from those of the logarithms of rows."""
     found: dict[int, Tensor] = {}
     for units, layers in program.inputs.items():
-        if kept.isdisjoint(layers):
+        if asked.isdisjoint(layers):
             continue
-        if inputs[units].in_table:
-            (layer,) = layers
-            if layer in kept:
-                found[layer] = _of_table(readings[layer], flows[units])
+        if flows[units].adds:
+            found[layers[0]] = _of_table(readings[layers[0]], flows[units].values)
             continue
-        sizes = [readings[i].num_rows for i in layers]
-        for layer, flow in zip(layers, flows[units].split(sizes), strict=True):
-            if layer in kept:
+        parts = split_by_layer(flows[units].values, layers, readings)
+        for layer, flow in zip(layers, parts, strict=True):
+            if layer in asked:
                 found[layer] = _of_rows(readings[layer], flow)
     return found
 
 
-def _of_rows(reading: Reading, flow: Tensor) -> Tensor:
+def split_by_layer(
+    rows: np.ndarray, layers: Sequence[int], readings: Mapping[int, Reading]
+) -> list[np.ndarray]:
+    """Rows of the folds and examples of some layers, one after the other, as those of each."""
+    if len(layers) == 1:
+        return [rows]
+    ends = np.cumsum([readings[i].num_rows for i in layers])
+    return np.split(rows, ends[:-1])
+
+
+def _of_rows(reading: Reading, flow: np.ndarray) -> Tensor:
     """Gradient of a source from the (F * B, K) gradient of the log-values."""
-    if reading.rows is None:
-        return flow.view(reading.source.shape)
+    if reading.values is None:
+        return torch.from_numpy(flow.reshape(reading.source.shape))
     groups, _, units, categories = reading.source.shape
-    total = flow.new_zeros((groups * categories, units))
-    return _of_table(reading, total.index_add_(0, reading.rows, flow))
+    total = torch.zeros((groups * categories, units), dtype=reading.source.dtype)
+    total.index_add_(0, torch.from_numpy(_columns(reading)), torch.from_numpy(flow))
+    return _of_table(reading, total.numpy())
 
 
-def _of_table(reading: Reading, flow: Tensor) -> Tensor:
+def _of_table(reading: Reading, flow: np.ndarray) -> Tensor:
     """Gradient of a source from the (G * V, K) gradient of the rows of its table."""
     groups, _, units, categories = reading.source.shape
-    out = flow.new_empty(reading.source.shape)
-    _transpose(flow.view(groups, 1, categories, units), out)
-    return out
+    out = np.empty((groups, 1, units, categories), flow.dtype)
+    transpose(flow.reshape(groups, categories, units), out[:, 0])
+    return torch.from_numpy(out)

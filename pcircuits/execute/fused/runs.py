@@ -1,27 +1,16 @@
 """Several sums in one compiled call: what is done to their rows, and their matrix products."""
 
+# As in `kernels`, numbers are typed by numba.
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from pcircuits.execute.fused.blas import SIZES, multiply_matrices
-from pcircuits.execute.fused.kernels import Array, compiled, multiply, share
+from pcircuits.execute.fused.down_kernels import share
+from pcircuits.execute.fused.kernels import Array, Rows, compiled, multiply
 
-
-class Down(NamedTuple):
-    """The last arguments of `kernels.share`, for the arenas of one number of units."""
-
-    leaves: np.ndarray
-    leaf_rows: np.ndarray
-    leaf_folds: int
-    leaf_mode: int
-    leaf_flows: np.ndarray
-    flow_rows: np.ndarray
-    values: np.ndarray
-    value_rows: np.ndarray
-    flows: np.ndarray
+# What all passes over a run are told of it: see `arenas.Step.shared`.
+Shared = tuple[Array, Array, Array, Array, Array]
 
 
 @compiled
@@ -34,27 +23,16 @@ def factors_of(factors: Array, shapes: Array, starts: Array, s: int) -> Array:
 @compiled
 def ascend(
     routine: int,
-    leaves: Array,
-    leaf_scales: Array,
-    leaf_rows: Array,
+    inputs: Rows,
     leaf_folds: int,
-    values: Array,
-    scales: Array,
-    value_rows: Array,
-    factors: Array,
-    shapes: Array,
-    factor_starts: Array,
+    sums: Rows,
+    run: Shared,
     batch: int,
-    floors: Array,
-    products: Array,
-    parts: Array,
-    starts: Array,
-    outs: Array,
-    num_units: Array,
+    room: tuple[Array, Array, Array],
+    outs: tuple[Array, Array],
     out_scales: Array,
-    firsts: Array,
-    tables: Array,
-    strides: Array,
+    weights: tuple[Array, Array],
+    floors: Array,
     begin: int,
     made: bool,
 ) -> int:
@@ -62,27 +40,18 @@ def ascend(
 
     Args:
         routine: Address of the matrix product.
-        leaves: The first seven arguments are those of `kernels.multiply`.
-        leaf_scales: See there.
-        leaf_rows: See there.
+        inputs: See `kernels.multiply`.
         leaf_folds: See there.
-        values: See there.
-        scales: See there.
-        value_rows: See there.
-        factors: The three arguments from here are those of a run, as `Run.factors_of` takes them.
-        shapes: See there.
-        factor_starts: See there.
+        sums: See there.
+        run: The sums, see `arenas.Step.shared`.
         batch: Examples of a fold.
-        floors: (S,) see `kernels.multiply`.
-        products: (P, K) rows of products.
-        parts: (P,) see `kernels.multiply`.
-        starts: (S,) first rows of each sum's products.
-        outs: (S,) addresses of the (F * batch, O) rows of each sum.
-        num_units: (S,) their units O.
+        room: (P, K) rows of products and (P,) their parts, see `kernels.multiply`; (S,) first rows
+            of each sum's products.
+        outs: (S,) addresses of the (F * batch, O) rows of each sum, and the first of their scales.
         out_scales: (N',) scales of rows.
-        firsts: (S,) first of those of each sum.
-        tables: (S,) addresses of their weights: (K, O) for all folds, or (F, O, K).
-        strides: (S,) bytes from one fold's table to the next; 0 for one table.
+        weights: (T,) addresses of all tables: (K, O) for all folds, or (F, O, K); and (T,) bytes
+            from one fold's table to the next, 0 for one table.
+        floors: (S,) see `kernels.multiply`.
         begin: The sum to begin with.
         made: Whether its products are there already.
 
@@ -90,43 +59,40 @@ def ascend(
         Number of sums S; or a sum that was not computed, since some of its products have the scale
         NaN.
     """
+    factors, shapes, factor_starts, num_units, tables = run
+    products, parts, starts = room
+    addresses, first_scales = outs
     units, row = products.shape[1], products.shape[1] * products.itemsize
     scalars, sizes = np.array([1.0, 0.0], products.dtype), np.empty(SIZES, np.int64)
     for s in range(begin, len(shapes)):
-        folds = shapes[s, 1]
         if not (made and s == begin):
-            own = factors_of(factors, shapes, factor_starts, s)
             lost = multiply(
-                leaves,
-                leaf_scales,
-                leaf_rows,
+                inputs,
                 leaf_folds,
-                values,
-                scales,
-                value_rows,
-                own,
+                sums,
+                factors_of(factors, shapes, factor_starts, s),
                 batch,
                 floors[s],
                 products,
                 parts,
                 starts[s],
                 out_scales,
-                firsts[s],
+                first_scales[s],
             )
             if lost > 0:
                 return s
-        source, stride = products.ctypes.data + starts[s] * row, strides[s]
+        source, stride = products.ctypes.data + starts[s] * row, weights[1][tables[s]]
         out_row = num_units[s] * products.itemsize
-        count = 1 if stride == 0 else folds
-        rows = folds * batch // count
+        count = 1 if stride == 0 else shapes[s, 1]
+        rows = shapes[s, 1] * batch // count
         for f in range(count):
             multiply_matrices(
                 routine,
                 source + f * rows * row,
                 False,
-                tables[s] + f * stride,
+                weights[0][tables[s]] + f * stride,
                 stride != 0,
-                outs[s] + f * rows * out_row,
+                addresses[s] + f * rows * out_row,
                 rows,
                 units,
                 num_units[s],
@@ -139,29 +105,19 @@ def ascend(
 @compiled
 def descend(
     routine: int,
-    tables: Array,
-    strides: Array,
+    flows_of: Array,
+    run: Shared,
+    places: Array,
+    batch: int,
+    room: tuple[Array, Array, Array],
+    weights: tuple[Array, Array],
     gradients: Array,
     adds: Array,
-    flows_of: Array,
-    num_units: Array,
     back: Array,
-    products: Array,
-    parts: Array,
-    starts: Array,
-    factors: Array,
-    places: Array,
-    shapes: Array,
-    factor_starts: Array,
-    batch: int,
-    leaves: Array,
-    leaf_rows: Array,
+    inputs: Rows,
     leaf_folds: int,
-    leaf_mode: int,
-    leaf_flows: Array,
-    flow_rows: Array,
-    values: Array,
-    value_rows: Array,
+    leaf_flows: tuple[Array, Array, bool],
+    sums: Rows,
     flows: Array,
     stops: Array,
     end: int,
@@ -170,29 +126,19 @@ def descend(
 
     Args:
         routine: Address of the matrix product.
-        tables: (S,) addresses of their weights, (O, K) for all folds, or (F, O, K).
-        strides: (S,) bytes from one fold's table to the next; 0 for one table.
-        gradients: (S,) addresses of the gradients of these, in linear space; 0 if not wanted.
-        adds: (S,) whether a former gradient is there and added to.
         flows_of: (S,) addresses of the (F * B, O) gradients with respect to the sums as numbers.
-        num_units: (S,) units O of each sum.
+        run: The sums, see `arenas.Step.shared`.
+        places: Folds of their factors in `flows`, as `run` has their folds elsewhere.
+        batch: Examples of a fold.
+        room: As in `ascend`.
+        weights: As in `ascend`, but (O, K) for all folds, or (F, O, K).
+        gradients: (T,) addresses of the gradients of these, in linear space; 0 if not wanted.
+        adds: (S,) whether a former gradient is there and added to.
         back: (F * B, K) overwritten: gradient with respect to the products of a sum.
-        products: The arguments up to `flows` are those of `kernels.share`, but for three.
-        parts: See there.
-        starts: (S,) first rows of each sum's products.
-        factors: Factors of each sum, as `Run.factors_of` takes them.
-        places: Folds of these in `flows`, likewise.
-        shapes: See `Run`.
-        factor_starts: See `Run`.
-        batch: See there.
-        leaves: See there.
-        leaf_rows: See there.
+        inputs: See `down_kernels.share`.
         leaf_folds: See there.
-        leaf_mode: See there.
         leaf_flows: See there.
-        flow_rows: See there.
-        values: See there.
-        value_rows: See there.
+        sums: See there.
         flows: See there.
         stops: (S,) whether some rows of a sum's products are left for the caller to give.
         end: Number of sums that are still to be done.
@@ -200,62 +146,86 @@ def descend(
     Returns:
         -1; or the sum at which the caller is to do so, with its gradient in `back`.
     """
-    units, row = products.shape[1], products.shape[1] * products.itemsize
-    scalars, sizes = np.array([1.0, 0.0], products.dtype), np.empty(SIZES, np.int64)
-    sums = np.array([1.0, 0.0], products.dtype)
+    factors, shapes, factor_starts, num_units, tables = run
+    products, parts, starts = room
     for s in range(end - 1, -1, -1):
-        own, below = flows_of[s], products.ctypes.data + starts[s] * row
-        folds, stride, out_row = shapes[s, 1], strides[s], num_units[s] * products.itemsize
-        count = 1 if stride == 0 else folds
-        rows = folds * batch // count
-        sums[1] = adds[s]
-        for f in range(count):
-            at = f * rows
-            if gradients[s] != 0:
-                multiply_matrices(
-                    routine,
-                    own + at * out_row,
-                    True,
-                    below + at * row,
-                    False,
-                    gradients[s] + f * stride,
-                    num_units[s],
-                    rows,
-                    units,
-                    sums,
-                    sizes,
-                )
-            multiply_matrices(
-                routine,
-                own + at * out_row,
-                False,
-                tables[s] + f * stride,
-                False,
-                back.ctypes.data + at * row,
-                rows,
-                num_units[s],
-                units,
-                scalars,
-                sizes,
-            )
+        table = tables[s]
+        _through(
+            routine,
+            flows_of[s],
+            num_units[s],
+            products[starts[s] : starts[s] + shapes[s, 1] * batch],
+            weights[0][table],
+            weights[1][table],
+            gradients[table],
+            adds[s],
+            back,
+            shapes[s, 1],
+        )
         share(
-            back[: folds * batch],
+            back[: shapes[s, 1] * batch],
             products,
             parts,
             starts[s],
             factors_of(factors, shapes, factor_starts, s),
             factors_of(places, shapes, factor_starts, s),
             batch,
-            leaves,
-            leaf_rows,
+            inputs,
             leaf_folds,
-            leaf_mode,
             leaf_flows,
-            flow_rows,
-            values,
-            value_rows,
+            sums,
             flows,
         )
         if stops[s]:
             return s
     return -1
+
+
+@compiled
+def _through(
+    routine: int,
+    flow: int,
+    num_units: int,
+    products: Array,
+    table: int,
+    stride: int,
+    gradient: int,
+    adds: bool,
+    back: Array,
+    folds: int,
+) -> None:
+    """Gives the gradient of a sum to its weights, and to its products in `back`."""
+    units, item = products.shape[1], products.itemsize
+    scalars, sizes = np.array([1.0, 0.0], products.dtype), np.empty(SIZES, np.int64)
+    sums = np.array([1.0, adds], products.dtype)
+    count = 1 if stride == 0 else folds
+    rows = len(products) // count
+    for f in range(count):
+        own, at = flow + f * rows * num_units * item, f * rows * units * item
+        if gradient != 0:
+            multiply_matrices(
+                routine,
+                own,
+                True,
+                products.ctypes.data + at,
+                False,
+                gradient + f * stride,
+                num_units,
+                rows,
+                units,
+                sums,
+                sizes,
+            )
+        multiply_matrices(
+            routine,
+            own,
+            False,
+            table + f * stride,
+            False,
+            back.ctypes.data + at,
+            rows,
+            num_units,
+            units,
+            scalars,
+            sizes,
+        )

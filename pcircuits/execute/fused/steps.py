@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pcircuits.execute.fused.blas import SIZES, address_of, multiply_matrices
 from pcircuits.execute.fused.kernels import Array, compiled
-from pcircuits.execute.fused.tables import factor_of
 from pcircuits.execute.weights import Weights
 
 
@@ -24,7 +23,7 @@ def log_product(x: Tensor, weights: Weights, *, transposed: bool) -> Tensor | No
     Returns:
         (B, O) log-values, (B, K) if transposed; None where underflow may have spoilt one.
     """
-    factor = factor_of(weights)
+    factor = weights.factor.contiguous()
     out = x.new_empty(len(x), factor.shape[transposed])
     least = _step(address_of(x.dtype), x.numpy(), factor.data_ptr(), transposed, out.numpy())
     return out if least > weights.floor else None

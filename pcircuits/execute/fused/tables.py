@@ -2,89 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcircuits.execute.fused.kernels import transpose
-from pcircuits.execute.weights import AnyWeights, Weights
+from pcircuits.execute.fused.memory import NUMBERS
+from pcircuits.execute.fused.table_kernels import LARGEST, exponentiate, transpose
+from pcircuits.execute.weights import Weights, least_log_weight
+
+# Addresses of all tables, and bytes from one fold's table to the next; 0 where all folds have one.
+Places = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Weights in linear space.
+
+    Attributes:
+        linear: (G, 1, O, K) weights; G is 1 or the number of folds.
+        columns: (1, K, O) the one table transposed; none where each fold has its own.
+        extremes: Least and largest log-weight.
+    """
+
+    linear: np.ndarray
+    columns: np.ndarray
+    extremes: tuple[float, float]
+
+    @cached_property
+    def address(self) -> int:
+        """Where the weights are."""
+        return int(self.linear.ctypes.data)
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one fold's table to the next; 0 where all have one."""
+        return 0 if len(self.linear) == 1 else int(self.linear.strides[0])
+
+
+def table_of(weights: Weights, dtype: torch.dtype) -> Table | None:
+    """Weights in linear space; None where underflow may take a part of their sums."""
+    own = weights.log.detach() if weights.log.requires_grad else weights.log
+    log = np.ascontiguousarray(own.numpy(), NUMBERS[dtype])
+    linear, extremes = np.empty_like(log), np.empty(2)
+    columns = np.empty((1 if len(log) == 1 else 0, log.shape[3], log.shape[2]), log.dtype)
+    if not exponentiate(log, linear, columns, extremes):
+        extremes[:] = log.min(), log.max()
+        tops = np.abs(log.max(-1)).max()
+        if not (extremes[0] > least_log_weight(dtype) and tops < LARGEST):
+            return None
+        np.exp(log, out=linear)
+        transpose(linear[: len(columns), 0], columns)
+    return Table(linear, columns, (float(extremes[0]), float(extremes[1])))
 
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Tables of weights in linear space, by address.
+    """All tables of a program."""
 
-    Attributes:
-        addresses: (T,) of each table.
-        strides: (T,) bytes from one fold's table to the next; 0 where all folds have one.
-        held: What is at the addresses.
-    """
+    tables: tuple[Table, ...]
 
-    addresses: np.ndarray
-    strides: np.ndarray
-    held: tuple[Tensor, ...]
-
-    @classmethod
-    def upwards(cls, weights: Sequence[AnyWeights]) -> Tables:
+    @cached_property
+    def upwards(self) -> Places:
         """(K, O) tables that all folds have, or (F, O, K), as `runs.ascend` takes them."""
-        return cls._of(
-            [_columns(own) if own.factor.ndim == 2 else factor_of(own) for own in _dense(weights)]
+        return self._places(
+            [own.columns.ctypes.data if len(own.columns) else own.address for own in self.tables]
         )
 
-    @classmethod
-    def downwards(cls, weights: Sequence[AnyWeights]) -> Tables:
+    @cached_property
+    def downwards(self) -> Places:
         """(O, K) tables that all folds have, or (F, O, K), as `runs.descend` takes them."""
-        return cls._of([factor_of(own) for own in _dense(weights)])
+        return self._places([own.address for own in self.tables])
 
-    @classmethod
-    def _of(cls, held: list[Tensor]) -> Tables:
-        strides = np.array([stride_of(own) for own in held])
-        return cls(np.array([own.data_ptr() for own in held]), strides, tuple(held))
-
-
-def _dense(weights: Sequence[AnyWeights]) -> Iterator[Weights]:
-    for own in weights:
-        assert isinstance(own, Weights)
-        yield own
-
-
-def _columns(weights: Weights) -> Tensor:
-    """`Weights.columns`, made once for the same weights, by a faster kernel than PyTorch's."""
-    if "columns" not in weights.__dict__:
-        factor = factor_of(weights)
-        made = factor.new_empty(factor.shape[::-1])
-        transpose(factor.numpy()[None], made.numpy()[None])
-        weights.__dict__["columns"] = made
-    return weights.columns
-
-
-def factor_of(weights: Weights) -> Tensor:
-    """(O, K) weights that all folds have, or (F, 1, O, K), without gaps."""
-    return weights.factor.contiguous()
-
-
-def stride_of(factor: Tensor) -> int:
-    """Bytes from one fold's table to the next; 0 where all have one."""
-    return 0 if factor.ndim == 2 else factor.stride(0) * factor.itemsize
+    def _places(self, addresses: list[int]) -> Places:
+        return np.array(addresses), np.array([own.stride for own in self.tables])
 
 
 class TableGradient:
     """Gradient of one table, in linear space until all is added up."""
 
-    def __init__(self, weights: AnyWeights) -> None:
-        assert isinstance(weights, Weights)
-        self._factor, self._shape = factor_of(weights).numpy(), weights.log.shape
-        self._linear = np.empty_like(self._factor)
+    def __init__(self, table: Table) -> None:
+        self._table, self._linear = table, np.empty_like(table.linear)
 
     @property
     def address(self) -> int:
         """Where it is, in the layout of `Tables.downwards`."""
-        return self._linear.ctypes.data
+        return int(self._linear.ctypes.data)
 
     def total(self) -> Tensor:
         """(G, 1, O, K) gradient with respect to the log-weights."""
-        np.multiply(self._linear, self._factor, out=self._linear)
-        return torch.from_numpy(self._linear).view(self._shape)
+        np.multiply(self._linear, self._table.linear, out=self._linear)
+        return torch.from_numpy(self._linear)
