@@ -8,10 +8,12 @@ value has weight zero, say), that entry alone is recomputed by a log-sum-exp ove
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,7 +162,7 @@ class _Columns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log: Tensor, shift: Tensor | None) -> Tensor:
         ctx.log, ctx.shift = log, shift
-        columns = log.new_empty(log.shape[:1:-1])
+        columns = _unset(log, log.shape[:1:-1])
         columns.copy_(log[0, 0].T)
         if shift is not None:
             columns -= shift[0, 0]
@@ -175,6 +177,17 @@ class _Columns(torch.autograd.Function):
             log = ctx.log if ctx.shift is None else ctx.log - ctx.shift[..., None]
             columns = log[0, 0].T.exp()
         return (gradients[0] * columns).T[None, None], None
+
+
+def _unset(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """An unset tensor, on the CPU in numpy's memory.
+
+    For arrays of megabytes numpy asks for large pages: rows of a vocabulary's table are read in any
+    order, and with small pages looking up where they are takes as long as reading them.
+    """
+    if like.device.type != "cpu":
+        return like.new_empty(tuple(shape))
+    return torch.from_numpy(np.empty(tuple(shape), like.detach()[:0].numpy().dtype))
 
 
 class Step(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
+from codd.coupling import step
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.step import CouplingStepper, StepResult, coupling_step
 from codd.decoding.loop import generate
@@ -23,6 +24,7 @@ if not torch.cuda.is_available():
 BATCH, WINDOW, STATES, TOKENS, LISTED = 2, 4, 5, 21, 8
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KINDS = ("product", "copula")
+TOLERANCE = 0.05
 
 
 @pytest.fixture
@@ -55,14 +57,17 @@ def window() -> dict[str, Tensor]:
 
 
 def run(
-    kind: str, chain: tuple[pc.Plan, dict[str, Tensor]], window: dict[str, Tensor], impl: str
+    settings: CouplingSettings,
+    chain: tuple[pc.Plan, dict[str, Tensor]],
+    window: dict[str, Tensor],
+    impl: str,
 ) -> StepResult:
     passes = pc.queries.chain_passes(*chain, impl=impl)
     states = torch.zeros(BATCH, WINDOW, STATES, device=DEVICE)
     states[:, 1] = window["latent"]
     with WithoutWaiting():
         return coupling_step(
-            CouplingSettings(kind),
+            settings,
             passes,
             window["log_probs"],
             window["values"],
@@ -73,15 +78,24 @@ def run(
         )
 
 
+SETTINGS = {
+    "product": CouplingSettings("product"),
+    "local": CouplingSettings("local"),
+    "copula": CouplingSettings(),
+    # One window is near enough before the third of these sweeps, the other before the fourth.
+    "copula that stops": CouplingSettings(step_sizes=(1.0, *[0.5] * 3), tolerance=TOLERANCE),
+}
+
+
 @pytest.mark.parametrize("impl", ["torch", "triton"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", SETTINGS)
 def test_a_step_is_the_coupling_and_waits_for_nothing(
-    kind: str, impl: str, chain: Any, window: dict[str, Tensor]
+    case: str, impl: str, chain: Any, window: dict[str, Tensor]
 ) -> None:
-    found = run(kind, chain, window, impl)
+    found = run(SETTINGS[case], chain, window, impl)
     plan, parameters = chain
     expected = couple(
-        CouplingSettings(kind),
+        SETTINGS[case],
         plan,
         {name: tensor.double() for name, tensor in parameters.items()},
         window["log_probs"].double(),
@@ -102,7 +116,7 @@ def test_a_step_is_the_coupling_and_waits_for_nothing(
 
 
 def test_both_implementations_draw_the_same_tokens(chain: Any, window: dict[str, Tensor]) -> None:
-    drawn = [run("copula", chain, window, impl).tokens for impl in ("torch", "triton")]
+    drawn = [run(CouplingSettings(), chain, window, impl).tokens for impl in ("torch", "triton")]
     assert torch.equal(*drawn)
 
 
@@ -168,6 +182,54 @@ def test_a_list_of_some_tokens_rules_the_others_out(
     torch.testing.assert_close(
         found.marginals[window["valid"]].double(), expected, rtol=0, atol=2e-5
     )
+
+
+def test_a_step_is_recorded_once_for_what_it_is_made_for(
+    chain: Any, window: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each temperature, and all shapes and types; the oldest is let go when there are many."""
+    recorded: list[object] = []
+
+    def record(function: Any, inputs: Any) -> Any:
+        recorded.append(inputs)
+        return function
+
+    monkeypatch.setattr(pc.queries, "captured_step", record)
+    monkeypatch.setattr(step, "_MOST_CAPTURED", 4)
+    plan, parameters = chain
+    passes = pc.queries.chain_passes(plan, parameters, impl="torch")
+    stepper = CouplingStepper(CouplingSettings(), plan, pc.prepare(plan, parameters), capture=True)
+    stepper.__dict__["passes"] = passes
+    known = [window[name] for name in ("log_probs", "values", "observed", "uniforms")]
+    one, double = [tensor[:1] for tensor in known], [known[0].double(), *known[1:]]
+    for number, (given, temperature) in enumerate(
+        [(known, 1.0), (known, 0.0), (one, 1.0), (double, 1.0)]
+    ):
+        for _ in range(2):
+            found = stepper.step(*given, temperature=temperature)
+            assert len(recorded) == number + 1
+        expected = coupling_step(CouplingSettings(), passes, *given, temperature=temperature)
+        assert torch.equal(found.tokens, expected.tokens)
+    stepper.step(*one, temperature=0.0)
+    assert (len(recorded), len(stepper._captured)) == (5, 4)
+    stepper.step(*known, temperature=1.0)
+    assert len(recorded) == 6, "it was the oldest"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+def test_a_step_draws_its_tokens_at_its_temperature(
+    temperature: float, chain: Any, window: dict[str, Tensor]
+) -> None:
+    passes = pc.queries.chain_passes(*chain, impl="torch")
+    known = [window[name] for name in ("log_probs", "values", "observed")]
+    uniforms = torch.rand(BATCH, 200, WINDOW, 2, device=DEVICE)
+    settings = CouplingSettings("product")
+    found = coupling_step(settings, passes, *known, uniforms, temperature=temperature)
+    own = pc.queries.ChainWindow(*known)
+    messages = passes.messages(own)
+    drawn = {t: passes.sample(own, messages, uniforms, t) for t in (1.0, 0.5, 0.0)}
+    assert torch.equal(found.tokens, drawn.pop(temperature))
+    assert not any(torch.equal(found.tokens, other) for other in drawn.values())
 
 
 def test_what_cannot_be_stepped_is_refused(chain: Any, window: dict[str, Tensor]) -> None:

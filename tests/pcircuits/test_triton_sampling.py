@@ -114,3 +114,21 @@ def test_observed_values_are_kept() -> None:
         passes = pc.queries.chain_passes(plan, parameters, impl=impl)
         drawn = passes.sample(own, passes.messages(own), torch.rand(2, 5, 3, 2, device=DEVICE))
         assert (drawn == values[:, None])[observed[:, None].expand_as(drawn)].all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_listed_categories_that_do_not_exist_are_never_drawn(impl: str, temperature: float) -> None:
+    plan = pc.compile_circuit(pc.families.hmm(3, 4, 6))
+    parameters = {
+        name: torch.randn(shape, device=DEVICE).log_softmax(-1)
+        for name, shape in plan.parameter_shapes.items()
+    }
+    listed = torch.tensor([5, 9, 0, 6], device=DEVICE).expand(2, 3, -1).contiguous()
+    potentials = torch.tensor([-9.0, 9.0, -9.0, 9.0], device=DEVICE).expand(2, 3, -1).contiguous()
+    hidden = torch.zeros(2, 3, dtype=torch.bool, device=DEVICE)
+    own = pc.queries.ChainWindow(potentials, hidden.long(), hidden, listed)
+    passes = pc.queries.chain_passes(plan, parameters, impl=impl)
+    uniforms = torch.rand(2, 20, 3, 2, device=DEVICE)
+    drawn = passes.sample(own, passes.messages(own), uniforms, temperature)
+    assert set(drawn.unique().tolist()) <= {0, 5}
