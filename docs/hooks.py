@@ -9,6 +9,7 @@ fetched, and no notebook is run.
 from __future__ import annotations
 
 import contextlib
+import html
 import importlib
 import io
 import os
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "benchmarks/results"
 _LINK = re.compile(r"(\]\()(?!https?://|#|mailto:)([^)#\s]+)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+_PRINTED = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
 _MODULES = re.compile(r"^<!-- modules: ([\w.]+) -->$", re.MULTILINE)
 _HELP = re.compile(r"^<!-- help: (\w+)((?: [\w-]+)*) -->$", re.MULTILINE)
 
@@ -90,17 +92,15 @@ def _notebook(config: Any, path: Path, target: str) -> list[File]:
 
 def _tidy(body: str) -> str:
     """Printed output, which the exporter indents, as blocks that are told from code."""
-    printed = re.compile(r"(?:^ {4}.*\n|^\n(?= {4}))+", re.MULTILINE)
     parts = re.split(r"(^```.*?^```$)", body, flags=re.MULTILINE | re.DOTALL)
-    for place, part in enumerate(parts):
-        if not part.startswith("```"):
-            parts[place] = printed.sub(_block, part)
+    parts[::2] = [_PRINTED.sub(_block, part) for part in parts[::2]]
     return "".join(parts).replace("![png]", "![What the cell draws]")
 
 
 def _block(found: re.Match[str]) -> str:
-    lines = [line[4:] for line in found[0].strip("\n").split("\n")]
-    return "\n``` { .text .output }\n" + "\n".join(lines) + "\n```\n\n"
+    lines = [line.removeprefix("    ").rstrip() for line in found[0].strip("\n").split("\n")]
+    printed = "\n".join(lines).strip("\n")
+    return f"\n``` {{ .text .output }}\n{printed}\n```\n\n" if printed.strip() else "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -141,14 +141,14 @@ def _modules(package: str) -> str:
     return "\n\n".join(entries)
 
 
-def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
     """Formulas as MathML, which browsers draw without a script."""
-    return _FORMULA.sub(lambda found: _mathml(found[2], found[1] == "div"), html)
+    return _FORMULA.sub(lambda found: _mathml(found[2], found[1] == "div"), content)
 
 
 def _mathml(formula: str, block: bool) -> str:
-    plain = formula.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return convert(plain.strip(), display="block" if block else "inline")
+    written = convert(html.unescape(formula).strip(), display="block" if block else "inline")
+    return f'<div class="formula">{written}</div>' if block else written
 
 
 def _help(command: str, names: list[str]) -> str:

@@ -105,4 +105,4 @@ def _run(words: list[str], folder: Path) -> int:
     program = (
         [sys.executable, "-m", "torch.distributed.run"] if words[0] == "torchrun" else words[:1]
     )
-    return subprocess.run([*program, *words[1:]], cwd=folder, check=False, timeout=120).returncode
+    return subprocess.run([*program, *words[1:]], cwd=folder, check=False, timeout=600).returncode
