@@ -6,7 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import nbformat
 import pytest
@@ -14,6 +19,7 @@ import pytest
 import codd
 import pcircuits as pc
 from pcircuits import viz
+from tests.support.browser import browser  # noqa: F401
 from tests.support.site import Site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +92,53 @@ def test_formulas_and_help_are_written_out(site: Site) -> None:
         assert not re.search(r"<!-- (help|modules):", path.read_text(encoding="utf-8")), path.name
     usage = site.pages[site.folder / "reference/codd/command-line.html"].text
     assert "usage: codd train" in usage and "--lora-rank" in usage
+
+
+@pytest.fixture(scope="module")
+def address(site: Site) -> Iterator[str]:
+    """The site behind a server of its own."""
+    handler = partial(QuietHandler, directory=str(site.folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """Says nothing of what was asked for."""
+
+
+PAGES = ("index", "explanation/couplings", "how-to/write-a-query", "reference/pcircuits/learning")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_telephone_and_a_desk(browser: Any, address: str, name: str) -> None:
+    for width in (390, 1300):
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(f"{address}/{name}.html")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        loaded = browser.execute_script(
+            "return performance.getEntriesByType('resource').map(entry => entry.name)"
+        )
+        assert loaded and all(each.startswith(address) for each in loaded)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert [e["message"] for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+
+
+def test_the_search_finds_a_name(browser: Any, address: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(f"{address}/index.html?q=leave_one_out")
+    found = WebDriverWait(browser, 60).until(
+        lambda page: page.find_elements("css selector", ".md-search-result__item a")
+    )
+    targets = [link.get_attribute("href") for link in found]
+    assert any("reference/pcircuits/queries.html" in target for target in targets)
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
