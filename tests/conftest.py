@@ -5,6 +5,8 @@ import os
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.support.browser import browser  # noqa: F401  (a fixture of all tests)
+
 if not torch.cuda.is_available():
     # Read when Triton is imported: without a device its kernels run in the interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -19,7 +19,6 @@ import pytest
 import codd
 import pcircuits as pc
 from pcircuits import viz
-from tests.support.browser import browser  # noqa: F401
 from tests.support.site import Site
 
 ROOT = Path(__file__).resolve().parents[1]

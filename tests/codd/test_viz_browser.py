@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from codd import viz
-from tests.support.browser import browser  # noqa: F401
 from tests.support.coupled import TEXT, tiny_model
 from tests.support.hostile import HOSTILE
 
