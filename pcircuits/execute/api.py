@@ -74,7 +74,7 @@ def choose_implementation(
     """The implementation that `forward` would take for the same arguments, and why.
 
     "auto" is "triton" on a CUDA device with Triton installed. On the CPU it is "numba" for
-    circuits of single nodes with 10,000 edges or more, and "fused" for dense circuits whose
+    circuits of single nodes with 1,000 edges or more, and "fused" for dense circuits whose
     weights the examples share, if there is enough to compute. It is "eager" for everything else.
 
     Raises:
