@@ -102,7 +102,11 @@ def _run(words: list[str], folder: Path) -> int:
     own = {"codd": codd_main, "pcircuits": pcircuits_main}
     if words[0] in own:
         return own[words[0]](words[1:])
-    program = (
-        [sys.executable, "-m", "torch.distributed.run"] if words[0] == "torchrun" else words[:1]
-    )
-    return subprocess.run([*program, *words[1:]], cwd=folder, check=False, timeout=600).returncode
+    if words[0] == "torchrun":  # that of this environment
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+    with subprocess.Popen(words, cwd=folder) as running:
+        try:
+            return running.wait(timeout=600)
+        except subprocess.TimeoutExpired:
+            running.terminate()  # and not killed: it ends the processes that it started
+            raise
