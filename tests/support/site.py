@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -60,7 +61,8 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pages = {path: Page(path) for path in sorted(folder.rglob("*.html"))}
+        self.files = frozenset(path for path in folder.rglob("*") if path.is_file())
+        self.pages = {path: Page(path) for path in sorted(self.files) if path.suffix == ".html"}
 
     def external(self) -> Iterator[str]:
         """What a page or a style sheet fetches from elsewhere, each with the file that does."""
@@ -82,11 +84,13 @@ class Site:
                 parts = urlsplit(target)
                 if parts.scheme or parts.netloc:
                     continue
-                found = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
-                if found.is_dir():
+                found = path
+                if parts.path:
+                    found = Path(os.path.normpath(path.parent / unquote(parts.path)))
+                if found not in self.files:
                     found /= "index.html"
                 known = self.pages.get(found)
-                if not found.is_file() or (
+                if found not in self.files or (
                     known and parts.fragment and unquote(parts.fragment) not in known.anchors
                 ):
                     yield f"{path.relative_to(self.folder)}: {target}"
