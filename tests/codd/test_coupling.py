@@ -214,11 +214,29 @@ def test_a_visible_token_of_probability_zero_is_named() -> None:
         (lambda c: replace(c, observed=c.observed[:, :2]), r"observed has shape \(3, 2\)"),
         (lambda c: replace(c, log_probs=c.log_probs[..., :2]), "expected 0 .. 1|3 categories"),
         (lambda c: replace(c, log_probs=c.log_probs[0]), r"must be \(B, W, V\)"),
+        (lambda c: replace(c, log_probs=c.log_probs[None]), r"must be \(B, W, V\); found"),
     ],
 )
 def test_what_does_not_fit_is_named(change: object, message: str) -> None:
     with pytest.raises(CouplingError, match=message):
         _couple(change(small_case()), codd.CouplingSettings("product"))  # type: ignore[operator]
+
+
+def test_padding_that_is_observed_is_named_by_its_position() -> None:
+    case = small_case()
+    observed, valid = torch.zeros_like(case.observed), torch.ones_like(case.observed)
+    observed[1, 2], valid[1, 2], valid[2, 0] = True, False, False
+    message = r"position \[1, 2\] is padding and observed"
+    with pytest.raises(CouplingError, match=message):
+        codd.couple(
+            codd.CouplingSettings("product"),
+            case.plan,
+            case.parameters,
+            case.log_probs,
+            case.values,
+            observed,
+            valid=valid,
+        )
 
 
 @pytest.mark.parametrize(
