@@ -221,7 +221,7 @@ class Plan:
         """Largest number of categories V."""
         return self.circuit.num_categories
 
-    @property
+    @cached_property
     def num_folds(self) -> tuple[int, ...]:
         """Number of folds F of every layer."""
         return tuple(num_folds(layer) for layer in self.layers)

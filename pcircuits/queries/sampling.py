@@ -265,7 +265,8 @@ def _place(chosen: dict[int, Tensor], operand: Operand, part: Tensor) -> None:
         # Scopes of a product's children are disjoint, so one sample reaches a node at most once.
         folds = torch.as_tensor(source.folds(), device=own.device)
         at = folds[:, None].expand_as(own)
-        chosen[source.layer] = chosen[source.layer].scatter_reduce(0, at, own, "amax")
+        # In place: a chain's inputs are one layer, which every step of it would copy.
+        chosen[source.layer].scatter_reduce_(0, at, own, "amax")
 
 
 def _category_logits(

@@ -27,8 +27,9 @@ from tests.support.evidence import Case, possible_part
 from tests.support.kinds import kinds
 from tests.support.oracle import Oracle, oracle_of
 
-# Circuits for each property: one of each family and some others, or so many as are asked for.
-FEW = 32
+# Circuits that are drawn, at least one of each family, and how many each property is tried on,
+# others for each; or so many as are asked for.
+DRAWN, FEW = 40, 14
 CIRCUITS = int(os.environ.get("PCIRCUITS_CIRCUITS", "0"))
 IMPLEMENTATIONS = ("reference", "eager", "fused", "numba", "triton")
 # Interpreted without a device, a kernel takes a thousand times as long: one case of so many.
@@ -228,9 +229,8 @@ def over_circuits(
     def decorate(check: Callable[[Trial], None]) -> Callable[[], None]:
         def test() -> None:
             record = RECORDS.setdefault(name, Record(tolerance=tolerance))
-            drawn = pool(CIRCUITS or FEW)
             share = 1 if torch.cuda.is_available() else _INTERPRETED
-            for place, (kind, case) in enumerate(drawn[:: max(1, len(drawn) // (CIRCUITS or few))]):
+            for place, (kind, case) in _chosen(name, few):
                 own = possible_part(case) if possible else case
                 if own is None:
                     continue
@@ -249,6 +249,13 @@ def over_circuits(
         return test
 
     return decorate
+
+
+def _chosen(name: str, few: int) -> list[tuple[int, tuple[str, Case]]]:
+    """The cases that a property is tried on, with their places among all."""
+    every = list(enumerate(pool(CIRCUITS or DRAWN)))
+    step = 1 if CIRCUITS else len(every) // few
+    return every[_number(name) % step :: step]
 
 
 @cache
