@@ -1,5 +1,18 @@
 """Errors raised by codd; each names the object, what was expected and what was found."""
 
+__all__ = [
+    "CheckpointError",
+    "CoddError",
+    "ConfigError",
+    "CorpusError",
+    "CouplingError",
+    "DecodingError",
+    "DenoiserError",
+    "EvaluationError",
+    "TrainingError",
+    "VocabularyError",
+]
+
 
 class CoddError(ValueError):
     """Base class of every error that codd raises on bad input."""

@@ -5,16 +5,21 @@ data (`hclt`, `learn_spn`, `cutset_network`); a `CircuitModel` gives it paramete
 `fit_gradient` learn them, and its methods answer questions, exactly. `operators` make new circuits
 of circuits with weights, `viz` draws them.
 
+Examples:
+    A fair coin or a biased one, thrown twice:
+
     >>> import torch
-    >>> coin = Input(0, num_units=2, num_categories=2, parameter="coins")  # a fair coin, a biased
-    >>> again = Input(1, num_units=2, num_categories=2, parameter="coins")  # one; thrown twice
-    >>> model = CircuitModel(Circuit(Sum(Product(coin, again), num_units=1, parameter="choice")))
+    >>> import pcircuits as pc
+    >>> coin = pc.Input(0, num_units=2, num_categories=2, parameter="coins")
+    >>> again = pc.Input(1, num_units=2, num_categories=2, parameter="coins")
+    >>> either = pc.Sum(pc.Product(coin, again), num_units=1, parameter="choice")
+    >>> model = pc.CircuitModel(pc.Circuit(either))
     >>> model.set_probabilities({
     ...     "coins": torch.tensor([[0.5, 0.5], [0.1, 0.9]]),
     ...     "choice": torch.tensor([0.5, 0.5]),
     ... })
-    >>> first_is_head = Evidence(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
-    >>> round(model.marginals(first_is_head)[0, 1, 1].item(), 4)  # P(second = 1 | first = 1)
+    >>> first_is_1 = pc.Evidence(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+    >>> round(model.marginals(first_is_1)[0, 1, 1].item(), 4)  # P(second = 1 | first = 1)
     0.7571
 """
 
@@ -66,7 +71,17 @@ from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import Input, KroneckerProduct, Part, Product, Sum
 from pcircuits.structure.region_graph import RegionGraph, RegionGraphBuilder
 from pcircuits.structure.scope import Scope
-from pcircuits.validate import Compatibility, Overlap, Properties, Vtree, compatible, validate
+from pcircuits.validate import (
+    Clash,
+    Compatibility,
+    Determinism,
+    Overlap,
+    Properties,
+    Vtree,
+    compatible,
+    determinism,
+    validate,
+)
 
 if TYPE_CHECKING:
     from pcircuits import viz
@@ -75,8 +90,10 @@ __all__ = [
     "ChowLiuTree",
     "Circuit",
     "CircuitModel",
+    "Clash",
     "Compatibility",
     "Cost",
+    "Determinism",
     "EMSettings",
     "EMState",
     "Evidence",
@@ -105,6 +122,7 @@ __all__ = [
     "compile_circuit",
     "context_hmm",
     "cutset_network",
+    "determinism",
     "distil_latents",
     "em_step",
     "em_update",

@@ -1,4 +1,25 @@
-"""Errors of the package: every message names the object, what was expected and what was found."""
+"""Errors of the package: every message names the object, what was expected and what was found.
+
+Examples:
+    >>> model = pc.CircuitModel(pc.families.factorized(2, num_categories=2))
+    >>> try:
+    ...     model.log_likelihood(torch.tensor([[0, 5]]))
+    ... except pc.errors.EvidenceError as error:  # a kind of `CircuitError`
+    ...     print(error)
+    values[0, 1] is 5; variable 1 has categories 0 .. 1
+    >>> issubclass(pc.errors.EvidenceError, ValueError)
+    True
+"""
+
+__all__ = [
+    "BackendError",
+    "CircuitError",
+    "CompileError",
+    "EvidenceError",
+    "FormatError",
+    "ParameterError",
+    "StructureError",
+]
 
 
 class CircuitError(ValueError):

@@ -45,6 +45,16 @@ class CircuitModel(nn.Module):
 
     Attributes:
         plan: The compiled circuit.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(length=2, num_categories=2))
+        >>> tables = {"input_0": torch.tensor([[0.5, 0.5]]), "input_1": torch.tensor([[0.2, 0.8]])}
+        >>> model.set_probabilities(tables)
+        >>> model.log_likelihood(torch.tensor([[1, 1]])).exp().detach()  # 0.5 * 0.8
+        tensor([0.4000])
+        >>> second = model.condition({0: 1}).marginalise([0])  # a model again, of one variable
+        >>> second.marginals(pc.Evidence()).detach()
+        tensor([[[0.2000, 0.8000]]])
     """
 
     def __init__(
@@ -75,6 +85,12 @@ class CircuitModel(nn.Module):
 
         Raises:
             ParameterError: If a row cannot be normalised.
+
+        Examples:
+            >>> tree = pc.chow_liu(torch.tensor([[0, 0], [0, 0], [1, 1], [1, 0]]), pseudocount=0)
+            >>> model = pc.CircuitModel.of(tree)
+            >>> model.log_likelihood(torch.tensor([[1, 0]])).exp().detach()  # one row of four
+            tensor([0.2500], dtype=torch.float64)
         """
         return cls(weighted.circuit, log_weights=weighted.log_weights)
 
@@ -150,6 +166,16 @@ class CircuitModel(nn.Module):
 
         Raises:
             ParameterError: If a name is unknown or a tensor is not a set of distributions.
+
+        Examples:
+            >>> coin = pc.CircuitModel(pc.families.factorized(length=1, num_categories=2))
+            >>> coin.set_probabilities({"input_0": torch.tensor([[0.3, 0.7]])})
+            >>> coin.probabilities()["input_0"]
+            tensor([[0.3000, 0.7000]])
+            >>> coin.set_probabilities({"input_0": torch.tensor([[0.3, 0.8]])})  # raises
+            Traceback (most recent call last):
+                ...
+            pcircuits.errors.ParameterError: row 0 of parameter 'input_0' sums to 1.1; expected 1
         """
         self.set_log_parameters(
             {n: log_of_probabilities(self.plan, n, p) for n, p in probabilities.items()}
@@ -376,6 +402,13 @@ def load(path: str | Path) -> CircuitModel:
     Raises:
         FormatError: If it is not there, damaged, or of another format or version.
         ParameterError: If a stored row is not a distribution.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> model.save("hmm")  # a folder
+        >>> rows = torch.tensor([[0, 1, 1]])
+        >>> torch.equal(pc.load("hmm").log_likelihood(rows), model.log_likelihood(rows))
+        True
     """
     circuit, log_weights = load_folder(path)
     return CircuitModel.of(WeightedCircuit(circuit, log_weights))

@@ -24,6 +24,13 @@ class WeightedCircuit:
 
     Raises:
         ParameterError: If a name is missing or unknown, or a shape is wrong.
+
+    Examples:
+        >>> counts = {"input_0": torch.tensor([[3.0, 5.0]]).log()}
+        >>> weighted = pc.WeightedCircuit(pc.families.factorized(1, num_categories=2), counts)
+        >>> normalised, log_sum = pc.operators.normalise(weighted)
+        >>> log_sum.exp()
+        tensor(8.)
     """
 
     circuit: Circuit
@@ -57,6 +64,12 @@ def random_parameters(
 
     Returns:
         Name -> log-weights whose rows are distributions.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.mixture(2, num_components=3, num_categories=2))
+        >>> weights = pc.random_parameters(plan, seed=0)
+        >>> weights["input_0"].exp().sum(-1)  # three distributions
+        tensor([1., 1., 1.])
     """
     parameters = {}
     for name, shape in plan.parameter_shapes.items():
@@ -77,6 +90,12 @@ def normalise_parameter(plan: Plan, name: str, log_weights: Tensor) -> Tensor:
 
     Returns:
         Normalised log-weights of the same shape.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.factorized(1, num_categories=2))
+        >>> counts = torch.tensor([[3.0, 5.0]])
+        >>> pc.normalise_parameter(plan, "input_0", counts.log()).exp()
+        tensor([[0.3750, 0.6250]])
     """
     rows = plan.parameter_rows[name]
     if isinstance(rows, int):
@@ -161,7 +180,7 @@ def log_of_probabilities(plan: Plan, name: str, probabilities: Tensor) -> Tensor
         worst = int((sums - 1).abs().argmax())
         row = _row_of(plan, name, worst)
         raise ParameterError(
-            f"row {row} of parameter {name!r} sums to {float(sums.flatten()[worst])}; expected 1"
+            f"row {row} of parameter {name!r} sums to {float(sums.flatten()[worst]):g}; expected 1"
         )
     return normalise_parameter(plan, name, probabilities.log())
 

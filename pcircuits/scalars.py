@@ -49,6 +49,18 @@ class ScalarBuilder:
 
     Every `add_*` returns the number of the new node, by which later nodes name it as a child.
     Nothing but numbers is stored until `build`, which leaves out what the root does not reach.
+
+    Examples:
+        A biased coin, thrown once for a fair mixture of two biases:
+
+        >>> import math
+        >>> builder = pc.ScalarBuilder()
+        >>> often = builder.add_input(0, [math.log(0.1), math.log(0.9)])
+        >>> rarely = builder.add_input(0, [math.log(0.7), math.log(0.3)])
+        >>> root = builder.add_sum([often, rarely], [math.log(0.5), math.log(0.5)])
+        >>> model = pc.CircuitModel.of(builder.build(root))
+        >>> model.log_likelihood(torch.tensor([[1]])).exp().detach()  # (0.9 + 0.3) / 2
+        tensor([0.6000], dtype=torch.float64)
     """
 
     def __init__(self) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
 import random
 import re
 from pathlib import Path
@@ -91,17 +88,3 @@ def test_what_is_not_run_says_why() -> None:
     assert all(len(reason) > 10 for reason in reasons)
     # Most of what is shown is run.
     assert len(reasons) < 0.3 * len(notes)
-
-
-def modules() -> list[str]:
-    found = pkgutil.walk_packages(pc.__path__, "pcircuits.")
-    names = [module.name for module in found if not module.name.endswith("__main__")]
-    return ["pcircuits", *names, "codd.denoisers.wrapped"]
-
-
-@pytest.mark.parametrize("name", modules())
-def test_examples_in_docstrings(name: str) -> None:
-    module = importlib.import_module(name)
-    torch.manual_seed(0)  # examples draw without a generator, to be short
-    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert result.failed == 0

@@ -70,8 +70,7 @@ def record(
     Raises:
         DecodingError: If an option is impossible.
 
-    Example:
-        >>> import codd
+    Examples:
         >>> model = codd.CoupledModel.from_pretrained("demo")
         >>> found = codd.viz.record(model, "Return ", new_tokens=8, steps=2, dependencies=False)
         >>> len(found.moments), found.text == model.generate("Return ", new_tokens=8, steps=2)[0]

@@ -37,6 +37,11 @@ def compile_circuit(circuit: Circuit) -> Plan:
 
     Raises:
         CompileError: If `circuit` is not a `Circuit`.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.binary_tree(8, num_units=4, num_categories=3))
+        >>> plan.num_folds  # eight inputs at once, then four pairs, ...
+        (8, 4, 4, 2, 2, 1, 1)
     """
     if not isinstance(circuit, Circuit):
         raise CompileError(f"expected a Circuit, found {type(circuit).__name__}")

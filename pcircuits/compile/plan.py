@@ -172,6 +172,14 @@ class Cost:
         soft_operations: The same when every variable has soft evidence.
         value_bytes: Bytes of all layers' values for one row in float32.
         parameter_bytes: Bytes of all parameters in float32.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.hmm(10, num_states=100, num_categories=50))
+        >>> cost = plan.cost()
+        >>> cost.num_parameters == 100 + 100 * 100 + 100 * 50
+        True
+        >>> cost.operations, cost.value_bytes  # for one row
+        (92900, 11204)
     """
 
     num_layers: int
@@ -195,6 +203,15 @@ class Plan:
             other along the last axis; where lengths differ, (E,) which of them each number
             belongs to.
         places: Node name -> (layer, fold).
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.hmm(3, num_states=2, num_categories=5))
+        >>> plan.num_variables, plan.num_categories
+        (3, 5)
+        >>> dict(plan.parameter_shapes)
+        {'emission': (2, 5), 'transition': (2, 2), 'initial': (2,)}
+        >>> plan.places["state_2"]  # its layer, and where in it
+        (0, 2)
     """
 
     circuit: Circuit

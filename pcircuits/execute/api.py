@@ -44,6 +44,16 @@ def forward(
         EvidenceError: If the evidence does not fit the plan.
         ParameterError: If the parameters do not.
         BackendError: If there is no such implementation, or it does not apply.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.factorized(1, num_categories=2))
+        >>> weights = {"input_0": torch.tensor([[0.25, 0.75]]).log().requires_grad_()}
+        >>> log_value = pc.forward(plan, weights, pc.Evidence(torch.tensor([[0], [1]])))
+        >>> log_value.exp().detach()
+        tensor([0.2500, 0.7500])
+        >>> log_value.sum().backward()
+        >>> weights["input_0"].grad  # expected counts
+        tensor([[1., 1.]])
     """
     check_evidence(plan, evidence)
     if impl == "reference":
@@ -77,10 +87,26 @@ def choose_implementation(
     circuits of single nodes with 1,000 edges or more, and "fused" for dense circuits whose
     weights the examples share, if there is enough to compute. It is "eager" for everything else.
 
+    Args:
+        plan: The compiled circuit.
+        parameters: Log-weights, as `forward` takes them.
+        evidence: Evidence about B examples.
+        impl: As in `forward`.
+
+    Returns:
+        Its name and the reason; can be printed.
+
     Raises:
         EvidenceError: If the evidence does not fit the plan.
         ParameterError: If the parameters do not.
         BackendError: If there is no such implementation, or it does not apply.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(16, num_states=32, num_categories=20))
+        >>> rows = pc.Evidence(torch.zeros(64, 16, dtype=torch.long))
+        >>> choice = pc.choose_implementation(model.plan, model.log_parameters(), rows)
+        >>> print(choice)
+        fused: a dense circuit on the CPU
     """
     check_evidence(plan, evidence)
     return choose(plan, prepare_for(plan, parameters, evidence), evidence, impl)

@@ -49,6 +49,19 @@ class ChainWindow:
             have potential zero.
         missing: (B, L) bool, variables that are summed out whatever their potentials.
         latent: (B, L, K) log-potentials of the states.
+
+    Examples:
+        Of three variables the first is 1, and the second is 1 three times as likely as it was:
+
+        >>> potentials = torch.zeros(1, 3, 2)
+        >>> potentials[0, 1, 1] = torch.tensor(3.0).log()
+        >>> values = torch.tensor([[1, 0, 0]])
+        >>> known = torch.tensor([[True, False, False]])
+        >>> window = pc.queries.ChainWindow(potentials, values, known)
+        >>> window.with_observed(torch.zeros(1, 3, 2))[0]
+        tensor([[0., 1.],
+                [0., 0.],
+                [0., 0.]])
     """
 
     log_potentials: Tensor
@@ -69,7 +82,17 @@ class ChainWindow:
 
 
 class ChainMessages(Protocol):
-    """What the passes over a chain say of its states; made for one implementation."""
+    """What the passes over a chain say of its states; made for one implementation.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> passes = pc.queries.chain_passes(model.plan, model.log_parameters(), impl="torch")
+        >>> rows, known = torch.tensor([[0, 1, 1]]), torch.ones(1, 3, dtype=torch.bool)
+        >>> window = pc.queries.ChainWindow(torch.zeros(1, 3, 2), rows, known)
+        >>> messages = passes.messages(window)
+        >>> torch.allclose(messages.log_value.float(), model.log_likelihood(rows))
+        True
+    """
 
     @property
     def log_value(self) -> Tensor:
@@ -77,7 +100,18 @@ class ChainMessages(Protocol):
 
 
 class ChainPasses(Protocol):
-    """Passes over one chain with shared parameters, none of which asks the device anything."""
+    """Passes over one chain with shared parameters, none of which asks the device anything.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> passes = pc.queries.chain_passes(model.plan, model.log_parameters(), impl="torch")
+        >>> nothing = torch.zeros(1, 3, dtype=torch.bool)
+        >>> window = pc.queries.ChainWindow(torch.zeros(1, 3, 2), nothing.long(), nothing)
+        >>> messages = passes.messages(window)
+        >>> uniforms = torch.rand(1, 5, 3, 2, dtype=torch.float64)
+        >>> tuple(passes.sample(window, messages, uniforms).shape)  # five samples
+        (1, 5, 3)
+    """
 
     def messages(self, window: ChainWindow, *, soft: bool = True) -> ChainMessages:
         """Messages from both sides to every state.
@@ -182,7 +216,20 @@ def latent_states(plan: Plan, potentials: Mapping[str, Tensor] | None) -> Tensor
 
 
 def is_chain(plan: Plan) -> bool:
-    """Whether a plan is a hidden Markov chain as `families.hmm` builds it."""
+    """Whether a plan is a hidden Markov chain as `families.hmm` builds it.
+
+    Args:
+        plan: The compiled circuit.
+
+    Returns:
+        Whether `chain_passes` can be made for it.
+
+    Examples:
+        >>> chain = pc.compile_circuit(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> tree = pc.compile_circuit(pc.families.binary_tree(4, num_units=2, num_categories=2))
+        >>> pc.queries.is_chain(chain), pc.queries.is_chain(tree)
+        (True, False)
+    """
     layers, length = plan.layers, plan.num_variables
     inputs, root = layers[0], layers[-1]
     if len(layers) != 2 * length or not isinstance(inputs, InputLayer):

@@ -27,6 +27,12 @@ class Choice:
     Attributes:
         implementation: "eager", "fused", "numba", "triton" or "reference".
         reason: In words.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> choice = model.implementation(pc.Evidence(torch.tensor([[0, 1, 1]])), impl="reference")
+        >>> print(choice)
+        reference: asked for
     """
 
     implementation: str

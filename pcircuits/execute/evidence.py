@@ -36,6 +36,20 @@ class Evidence:
 
     Raises:
         EvidenceError: If shapes or dtypes do not fit together or a potential is NaN or +inf.
+
+    Examples:
+        Of three variables the first is known, the second is doubted, the third is open:
+
+        >>> model = pc.CircuitModel(pc.families.factorized(3, num_categories=2))
+        >>> model.set_probabilities({f"input_{i}": torch.tensor([[0.5, 0.5]]) for i in range(3)})
+        >>> doubt = torch.zeros(1, 3, 2)
+        >>> doubt[0, 1] = torch.tensor([1.0, 3.0]).log()  # category 1 is three times as likely
+        >>> known = torch.tensor([[True, False, False]])
+        >>> evidence = pc.Evidence(torch.tensor([[1, 0, 0]]), known, log_potentials=doubt)
+        >>> model.marginals(evidence).detach()[0]
+        tensor([[0.0000, 1.0000],
+                [0.2500, 0.7500],
+                [0.5000, 0.5000]])
     """
 
     values: Tensor | None = None

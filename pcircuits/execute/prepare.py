@@ -37,6 +37,14 @@ class PreparedParameters:
             same parameters share one object.
         batch_size: Number of examples if some parameter is given per example, else None.
         dtype: Their floating-point type.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> prepared = model.prepare()  # once, then many queries
+        >>> evidence = pc.Evidence(torch.tensor([[0, 1, 1]]))
+        >>> log_value = pc.forward(model.plan, prepared, evidence)
+        >>> torch.equal(log_value, model.log_evidence(evidence).detach())
+        True
     """
 
     plan: Plan
@@ -86,6 +94,13 @@ def prepare(
     Raises:
         ParameterError: If a name is missing or unknown, or shapes, batch sizes, devices or types
             do not fit.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> prepared = pc.prepare(model.plan, model.log_parameters())
+        >>> rows = torch.tensor([[0, 1, 1]])
+        >>> pc.queries.log_likelihood(model.plan, prepared, rows).shape
+        torch.Size([1])
     """
     if isinstance(parameters, PreparedParameters):
         if parameters.plan is not plan:

@@ -36,6 +36,14 @@ def read_jpc(path: str | Path, *, dtype: torch.dtype = torch.float64) -> Weighte
     Raises:
         FormatError: If the file cannot be read, names anything else than it needs, or holds
             distributions that are not over categories.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(3, num_components=2, num_categories=4))
+        >>> pc.write_jpc("mixture.jpc", model.weighted())
+        >>> again = pc.CircuitModel.of(pc.read_jpc("mixture.jpc"))
+        >>> rows = torch.tensor([[0, 1, 3]])
+        >>> torch.allclose(again.log_likelihood(rows).float(), model.log_likelihood(rows))
+        True
     """
     if not dtype.is_floating_point:
         raise FormatError(f"{path}: log-weights need a floating-point type; found {dtype}")
@@ -62,5 +70,11 @@ def write_jpc(path: str | Path, weighted: WeightedCircuit) -> None:
     Raises:
         FormatError: If the circuit has sums without weights, indicators of several categories, or
             weights that are not normalised.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=4))
+        >>> pc.write_jpc("hmm.jpc", model.weighted())  # for pyjuice.load
+        >>> pc.read_jpc("hmm.jpc").circuit.num_variables
+        3
     """
     write_atomically(path, export_nodes(weighted))

@@ -176,7 +176,7 @@ class _Exporter:
         if not bool((np.abs(sums - 1) < _TOLERANCE).all()):
             row = int(np.abs(sums - 1).argmax())
             raise FormatError(
-                f"row {row} of node {self._names[node]!r} sums to {sums[row]}; expected 1, since "
+                f"row {row} of node {self._names[node]!r} sums to {sums[row]:g}; expected 1, since "
                 f"PyJuice normalises what it loads"
             )
         return np.asarray(rows)

@@ -15,7 +15,7 @@ from pcircuits.structure.nodes import AnyNode, Input, Product, Sum
 
 
 def read_spn(path: str | Path) -> WeightedCircuit:
-    """Reads a `.spn` file, the dialect of Libra's arithmetic circuits that Juice reads.
+    r"""Reads a `.spn` file, the dialect of Libra's arithmetic circuits that Juice reads.
 
     The first line is the variables' numbers of categories, `(2 2 3)`; then one node a line, named
     by its place from 0: `v variable category`, `* child*` or `+ (child log-weight)*`; `EOF` ends
@@ -29,6 +29,14 @@ def read_spn(path: str | Path) -> WeightedCircuit:
 
     Raises:
         FormatError: If a line is not of that form; names the line.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> lines = ["(2)", "v 0 0", "v 0 1", "+ 0 -1.3862944 1 -0.2876821", "EOF"]
+        >>> _ = Path("coin.spn").write_text("\n".join(lines))
+        >>> model = pc.CircuitModel.of(pc.read_spn("coin.spn"))
+        >>> model.log_likelihood(torch.tensor([[0], [1]])).exp().detach()
+        tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     lines = read_lines(path, comment="#")
     nodes, sizes = LineNodes(path), list[int]()
@@ -80,7 +88,7 @@ def _weighted_sum(line: Line, nodes: LineNodes, start: int) -> int:
 
 
 def read_juice_jpc(path: str | Path) -> WeightedCircuit:
-    """Reads Juice's own text format, which shares the ending `.jpc` with PyJuice's.
+    r"""Reads Juice's own text format, which shares the ending `.jpc` with PyJuice's.
 
     Lines are `jpc COUNT`, `L id vtree literal`, `I id vtree variable category`,
     `C id vtree variable log-weight*`, `P id vtree n child*n` and
@@ -95,6 +103,16 @@ def read_juice_jpc(path: str | Path) -> WeightedCircuit:
 
     Raises:
         FormatError: If a line is not of that form; names the line.
+
+    Examples:
+        A mixture of both values of one variable:
+
+        >>> from pathlib import Path
+        >>> lines = ["jpc 3", "I 0 0 1 0", "I 1 0 1 1", "S 2 0 2 0 -0.6931472 1 -0.6931472"]
+        >>> _ = Path("coin.jpc").write_text("\n".join(lines))
+        >>> model = pc.CircuitModel.of(pc.read_juice_jpc("coin.jpc"))
+        >>> model.log_likelihood(torch.tensor([[0], [1]])).exp().detach()
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     lines = [line for line in read_lines(path) if line.words[0] != "jpc"]
     sizes: dict[int, int] = {}
@@ -148,7 +166,7 @@ def _juice_node(line: Line, nodes: LineNodes, sizes: dict[int, int]) -> int:
 
 
 def read_clt(path: str | Path) -> WeightedCircuit:
-    """Reads a Chow–Liu tree over binary variables, the `.clt` files of Juice's model zoo.
+    r"""Reads a Chow–Liu tree over binary variables, the `.clt` files of Juice's model zoo.
 
     The first line is the number of variables, the second the number of roots; then for every root
     `variable p(1)` and for every other variable `variable parent p(1 | 1) p(1 | 0)`. Variables
@@ -163,6 +181,15 @@ def read_clt(path: str | Path) -> WeightedCircuit:
 
     Raises:
         FormatError: If a line is not of that form, or the edges make no forest; names the line.
+
+    Examples:
+        Two variables; the second is 1 with probability 0.9 if the first is, else 0.2:
+
+        >>> from pathlib import Path
+        >>> _ = Path("two.clt").write_text("2\n1\n1 0.5\n2 1 0.9 0.2\n")
+        >>> model = pc.CircuitModel.of(pc.read_clt("two.clt"))
+        >>> model.log_likelihood(torch.tensor([[1, 1], [0, 1]])).exp().detach()
+        tensor([0.4500, 0.1000], dtype=torch.float64)
     """
     lines = list(read_lines(path))
     if len(lines) < 3:

@@ -13,7 +13,7 @@ from pcircuits.structure.families.logic import And, Formula, Literal, Or, logic
 
 
 def read_nnf(path: str | Path, num_variables: int | None = None) -> Circuit:
-    """Reads a formula in (deterministic) decomposable negation normal form.
+    r"""Reads a formula in (deterministic) decomposable negation normal form.
 
     Two formats are told apart by the first line. c2d's: `nnf nodes edges variables`, then one node
     a line, named by its place from 0: `L literal`, `A n child*n` or `O variable n child*n`, the
@@ -31,6 +31,16 @@ def read_nnf(path: str | Path, num_variables: int | None = None) -> Circuit:
 
     Raises:
         FormatError: If a line is not of that form, or the formula is always false.
+
+    Examples:
+        c2d's file of "the first or the second, not both":
+
+        >>> from pathlib import Path
+        >>> lines = ["nnf 7 6 2", "L 1", "L -2", "A 2 0 1", "L -1", "L 2", "A 2 3 4", "O 1 2 2 5"]
+        >>> _ = Path("xor.nnf").write_text("\n".join(lines))
+        >>> model = pc.CircuitModel(pc.read_nnf("xor.nnf"))
+        >>> model.log_evidence(pc.Evidence()).exp().round()  # models
+        tensor([2.], dtype=torch.float64)
     """
     lines = list(read_lines(path))
     if not lines:
@@ -43,7 +53,7 @@ def read_nnf(path: str | Path, num_variables: int | None = None) -> Circuit:
 
 
 def read_sdd(path: str | Path, vtree: str | Path | None = None) -> Circuit:
-    """Reads a sentential decision diagram of the SDD package.
+    r"""Reads a sentential decision diagram of the SDD package.
 
     Lines are `sdd COUNT`, `F id`, `T id`, `L id vtree literal` and
     `D id vtree n (prime sub)*n`, children before parents; the last one is the root.
@@ -58,6 +68,17 @@ def read_sdd(path: str | Path, vtree: str | Path | None = None) -> Circuit:
 
     Raises:
         FormatError: If a line is not of that form, or the formula is always false.
+
+    Examples:
+        "Both": variables 1 and 2 are the leaves 0 and 2 of the tree of variables.
+
+        >>> from pathlib import Path
+        >>> lines = ["sdd 5", "L 0 0 1", "L 1 2 2", "L 2 0 -1", "F 3", "D 4 1 2 0 1 2 3"]
+        >>> _ = Path("both.sdd").write_text("\n".join(lines))
+        >>> circuit = pc.read_sdd("both.sdd")
+        >>> worlds = torch.tensor([[1, 1], [1, 0]])
+        >>> pc.CircuitModel(circuit).log_likelihood(worlds).exp()
+        tensor([1., 0.], dtype=torch.float64)
     """
     formulas: dict[int, Formula] = {}
     root: Formula | None = None

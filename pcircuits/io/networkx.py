@@ -42,10 +42,10 @@ def weighted_from_networkx(graph: nx.DiGraph) -> WeightedCircuit:
             a wrong form.
         StructureError: If the circuit is not smooth or not decomposable.
 
-    Example:
+    Examples:
         Rain, and grass that is wet more often if it rains:
 
-        >>> import pcircuits as pc
+        >>> import networkx as nx
         >>> graph = nx.DiGraph()
         >>> graph.add_node("rain?", kind="sum")
         >>> for rain, p_rain, p_wet in ((0, 0.8, 0.4), (1, 0.2, 0.9)):
@@ -57,7 +57,7 @@ def weighted_from_networkx(graph: nx.DiGraph) -> WeightedCircuit:
         ...     graph.add_edge(f"case {rain}", f"rain={rain}")
         ...     graph.add_edge(f"case {rain}", f"wet|{rain}")
         ...     graph.add_edge("rain?", f"case {rain}", weight=p_rain)
-        >>> model = pc.CircuitModel.of(weighted_from_networkx(graph))
+        >>> model = pc.CircuitModel.of(pc.weighted_from_networkx(graph))
         >>> wet = pc.Evidence(torch.tensor([[0, 1]]), torch.tensor([[False, True]]))
         >>> round(model.marginals(wet)[0, 0, 1].item(), 2)  # P(rain | wet)
         0.36
@@ -80,7 +80,28 @@ def weighted_from_networkx(graph: nx.DiGraph) -> WeightedCircuit:
 
 
 def from_networkx(graph: nx.DiGraph) -> Circuit:
-    """The circuit of a graph, without its weights; see `weighted_from_networkx`."""
+    """The circuit of a graph, without its weights; see `weighted_from_networkx`.
+
+    Args:
+        graph: A directed acyclic graph with one node that nothing leads to, the root.
+
+    Returns:
+        The circuit.
+
+    Raises:
+        FormatError: If the graph has a cycle or several roots, or an attribute is missing or of
+            a wrong form.
+        StructureError: If the circuit is not smooth or not decomposable.
+
+    Examples:
+        >>> import networkx as nx
+        >>> graph = pc.to_networkx(pc.families.chow_liu([-1, 0], num_categories=2))
+        >>> isinstance(graph, nx.DiGraph), graph.number_of_nodes()
+        (True, 9)
+        >>> circuit = pc.from_networkx(graph)
+        >>> pc.validate(circuit).num_nodes, pc.validate(circuit).deterministic
+        (9, True)
+    """
     return weighted_from_networkx(graph).circuit
 
 
@@ -103,6 +124,11 @@ def to_networkx(
     Raises:
         FormatError: If a sum or product has the same unit of a child twice, or a unit has no
             child left.
+
+    Examples:
+        >>> graph = pc.to_networkx(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> sorted(graph.nodes[node]["kind"] for node in graph)
+        ['input', 'input', 'input', 'input', 'product', 'product', 'sum']
     """
     if isinstance(circuit, WeightedCircuit):
         return to_networkx(circuit.circuit, circuit.log_weights)

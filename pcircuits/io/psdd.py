@@ -11,7 +11,7 @@ from pcircuits.parameters import WeightedCircuit
 
 
 def read_psdd(path: str | Path, vtree: str | Path | None = None) -> WeightedCircuit:
-    """Reads a `.psdd` file (Kisa et al., "Probabilistic sentential decision diagrams", KR 2014).
+    r"""Reads a `.psdd` file (Kisa et al., "Probabilistic sentential decision diagrams", KR 2014).
 
     Lines are `psdd COUNT`, `L id vtree literal`, `T id vtree variable logp` (of true; some tools
     write those of false and of true) and `D id vtree n (prime sub logp)*n`, children before
@@ -27,6 +27,17 @@ def read_psdd(path: str | Path, vtree: str | Path | None = None) -> WeightedCirc
 
     Raises:
         FormatError: If a line is not of that form or does not follow the vtree; names the line.
+
+    Examples:
+        The first is true with probability 0.4; then so is the second, else with probability 0.5:
+
+        >>> from pathlib import Path
+        >>> lines = ["psdd 5", "L 0 0 1", "L 1 0 -1", "L 2 2 2", "T 3 2 2 -0.6931472"]
+        >>> lines += ["D 4 1 2 0 2 -0.9162907 1 3 -0.5108256"]
+        >>> _ = Path("two.psdd").write_text("\n".join(lines))
+        >>> model = pc.CircuitModel.of(pc.read_psdd("two.psdd"))
+        >>> model.marginals(pc.Evidence()).detach()[0, 1]  # 0.6 * 0.5, 0.4 + 0.6 * 0.5
+        tensor([0.3000, 0.7000], dtype=torch.float64)
     """
     reader = _Reader(LineNodes(path), read_vtree(vtree) if vtree is not None else None)
     root = None

@@ -46,6 +46,15 @@ def to_text(circuit: Circuit | WeightedCircuit) -> str:
     Returns:
         A line of its own for every node, children first and the root last, then one for every
         parameter that has weights. Names that are not words stand in quotes.
+
+    Examples:
+        >>> fair = {"input_0": torch.tensor([[0.5, 0.5]]).log()}
+        >>> coin = pc.WeightedCircuit(pc.families.factorized(1, num_categories=2), fair)
+        >>> print(pc.to_text(coin))
+        pcircuits-text 1
+        input_0 = input 0 categories=2
+        root = product(input_0)
+        weights input_0 = [[0.5, 0.5]]
     """
     weighted = circuit if isinstance(circuit, WeightedCircuit) else None
     structure = weighted.circuit if weighted else circuit
@@ -60,7 +69,26 @@ def to_text(circuit: Circuit | WeightedCircuit) -> str:
 
 
 def from_text(text: str, *, where: str = "text") -> Circuit:
-    """Reads a circuit from text, without its weights; see `weighted_from_text`."""
+    """Reads a circuit from text, without its weights; see `weighted_from_text`.
+
+    Args:
+        text: The text, in the form that `weighted_from_text` describes.
+        where: What it is, for messages.
+
+    Returns:
+        The circuit.
+
+    Raises:
+        FormatError: If a line is not of that form; names its number.
+
+    Examples:
+        >>> circuit = pc.from_text('''pcircuits-text 1
+        ... x = input 0 units=2 categories=3
+        ... root = sum(x)
+        ... ''')
+        >>> circuit.num_variables, circuit.num_categories
+        (1, 3)
+    """
     return _read(text, where).circuit(where)
 
 
@@ -85,7 +113,20 @@ def weighted_from_text(text: str, *, where: str = "text") -> WeightedCircuit:
         The circuit and its log-weights in float64; they need not be normalised.
 
     Raises:
-        FormatError: If a line is not of that form, names its number; or if weights are missing.
+        FormatError: If a line is not of that form, or weights are missing; names the line.
+
+    Examples:
+        >>> weighted = pc.weighted_from_text('''pcircuits-text 1
+        ... rain = input 0 units=2 categories=2 supports=[[0], [1]]
+        ... wet = input 1 units=2 categories=2
+        ... both = product(rain, wet)
+        ... root = sum(both)
+        ... weights wet = [[0.9, 0.1], [0.2, 0.8]]
+        ... weights root = [0.7, 0.3]
+        ... ''')
+        >>> model = pc.CircuitModel.of(weighted)
+        >>> model.log_likelihood(torch.tensor([[1, 1]])).exp().detach()  # 0.3 * 0.8
+        tensor([0.2400], dtype=torch.float64)
     """
     reader = _read(text, where)
     circuit = reader.circuit(where)

@@ -54,6 +54,13 @@ def context_hmm(
 
     Raises:
         ValueError: If there are fewer states than categories or fewer than two tokens.
+
+    Examples:
+        >>> text = torch.tensor([0, 1, 2] * 20)  # abcabc...
+        >>> model = pc.CircuitModel(pc.families.hmm(6, num_states=3, num_categories=3))
+        >>> model.set_probabilities(pc.context_hmm(text, num_states=3, num_categories=3))
+        >>> pc.mean_log_likelihood(model, text.reshape(10, 6)) > -1.5  # uniform: 6 ln(1/3) = -6.6
+        True
     """
     if num_states < num_categories or tokens.ndim != 1 or len(tokens) < 2:
         raise ValueError(

@@ -51,6 +51,17 @@ def cutset_network(
     Raises:
         EvidenceError: If values do not fit.
         ValueError: If a setting is out of range.
+
+    Examples:
+        Variable 0 decides whether variable 2 repeats or negates variable 1:
+
+        >>> rows = torch.tensor([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]]).repeat(50, 1)
+        >>> model = pc.CircuitModel.of(pc.cutset_network(rows, min_rows=20))
+        >>> worlds = torch.tensor([[0, 1, 1], [0, 1, 0]])
+        >>> model.log_likelihood(worlds).exp().detach().round(decimals=2)
+        tensor([0.2500, 0.0000], dtype=torch.float64)
+        >>> pc.validate(model.circuit).deterministic
+        True
     """
     settings = _Settings(min_rows, max_depth, penalty, pseudocount)
     table = CategoricalTable.of(values, num_categories)

@@ -64,6 +64,16 @@ def distil_latents(
     Raises:
         EvidenceError: If a name is not a node's, an assignment is not a unit, shapes do not fit,
             or a row is impossible with its assignment.
+
+    Examples:
+        Rows whose component is known: nothing is left to guess.
+
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> rows = torch.tensor([[0, 0], [0, 0], [0, 0], [1, 1]]).repeat(100, 1)
+        >>> known = {"components": rows[:, 0]}
+        >>> history = pc.distil_latents(model, rows, known)
+        >>> model.probabilities()["weights"].round(decimals=2)
+        tensor([0.7500, 0.2500])
     """
     rows = rows_of(model.plan, data, observed)
     latent = dict(rows.evidence.latent_log_potentials or {})
@@ -122,6 +132,13 @@ def initialise_kmeans(
         EvidenceError: If data does not fit, there are no values to cluster by, or features do not
             fit the rows.
         ValueError: If nodes are not given and the circuit has none that this could mean.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(3, num_components=2, num_categories=2))
+        >>> rows = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 1, 1], [1, 1, 0]])
+        >>> clusters = pc.initialise_kmeans(model, rows)["components"]
+        >>> bool(clusters[0] == clusters[1] and clusters[2] == clusters[3])
+        True
     """
     circuit, given = model.plan.circuit, dict(features or {})
     rows = rows_of(model.plan, data, observed)
@@ -154,6 +171,19 @@ def latent_nodes(circuit: Circuit) -> tuple[str, ...]:
     That is the only child of a dense weighted sum, if it has more than one unit and neither the
     sum's parameter nor its own is tied to another node's: clusters of tied nodes would have to
     agree with each other.
+
+    Args:
+        circuit: The circuit.
+
+    Returns:
+        The names, each after those of the nodes below it.
+
+    Examples:
+        >>> pc.latent_nodes(pc.families.mixture(3, num_components=2, num_categories=2))
+        ('components',)
+        >>> hmm = pc.families.hmm(3, num_states=2, num_categories=2, homogeneous=False)
+        >>> pc.latent_nodes(hmm)
+        ('state_2', 'suffix_1', 'suffix_0')
     """
     uses = Counter(_parameter(circuit, node) for node in circuit.parameter_names)
     found: dict[AnyNode, None] = {}

@@ -36,6 +36,19 @@ class EMState:
     Attributes:
         step: Batches seen.
         counts: Name -> running expected counts on the scale of the whole data; None at the start.
+
+    Examples:
+        >>> state = pc.EMState()
+        >>> model = pc.CircuitModel(pc.families.factorized(2, num_categories=2))
+        >>> settings = pc.EMSettings("online")
+        >>> for batch in torch.tensor([[0, 0], [1, 1], [0, 1], [0, 1]]).split(2):
+        ...     rows = pc.Evidence(batch)
+        ...     weights, state, _ = pc.em_step(
+        ...         model.plan, model.log_parameters(), state, rows, settings, num_rows=4
+        ...     )
+        ...     model.set_log_parameters(weights)
+        >>> state.step
+        2
     """
 
     step: int = 0
@@ -69,6 +82,16 @@ class EMSettings:
         pseudocount: Expected count added to each distribution, spread over its non-zero weights,
             on the scale of the whole data. Zero allows weights to become exactly zero, under which
             unseen data may be impossible.
+
+    Examples:
+        >>> rows = pc.Evidence(torch.tensor([[0, 0], [0, 0], [1, 1], [1, 0]]))
+        >>> model = pc.CircuitModel(pc.families.factorized(2, num_categories=2))
+        >>> settings = pc.EMSettings("plain", pseudocount=2.0)
+        >>> weights, state, _ = pc.em_step(
+        ...     model.plan, model.log_parameters(), pc.EMState(), rows, settings, num_rows=4
+        ... )
+        >>> weights["input_1"].exp().detach()  # (3 + 1) / 6, (1 + 1) / 6
+        tensor([[0.6667, 0.3333]])
     """
 
     algorithm: Algorithm = "online"
@@ -110,7 +133,7 @@ def em_step(
 
     Args:
         plan: The compiled circuit.
-        parameters: Current log-weights by name.
+        parameters: Name -> current log-weights of the declared shape.
         state: What earlier steps left.
         evidence: Evidence about the batch.
         settings: Algorithm, step sizes and smoothing.
@@ -124,6 +147,18 @@ def em_step(
     Raises:
         EvidenceError: If the evidence does not fit, weights are negative or not finite, or an
             example of positive weight is impossible.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(2, num_categories=2))
+        >>> rows = pc.Evidence(torch.tensor([[0, 0], [0, 0], [0, 1], [1, 0]]))
+        >>> settings = pc.EMSettings("plain", pseudocount=0.0)
+        >>> weights, state, log_values = pc.em_step(
+        ...     model.plan, model.log_parameters(), pc.EMState(), rows, settings, num_rows=4
+        ... )
+        >>> weights["input_0"].exp().detach()  # frequencies
+        tensor([[0.7500, 0.2500]])
+        >>> log_values.shape
+        torch.Size([4])
     """
     batch = rows_of(plan, evidence, weights=weights)
     counts, value = flows(plan, parameters, evidence, weights=batch.weights)
@@ -145,14 +180,25 @@ def em_update(
 
     Args:
         plan: The compiled circuit.
-        parameters: Log-weights that the counts were taken under.
+        parameters: Name -> log-weights that the counts were taken under.
         state: What earlier steps left.
         counts: Name -> the batch's expected counts, scaled to the whole data.
         settings: Algorithm, step sizes and smoothing.
         num_rows: Rows N, or total weight, of the whole data.
 
     Returns:
-        New log-weights and the new state.
+        Name -> new log-weights of the same shapes, and the new state.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> rows = pc.Evidence(torch.tensor([[0], [0], [0], [1]]))
+        >>> counts, _ = pc.flows(model.plan, model.log_parameters(), rows)
+        >>> settings = pc.EMSettings("plain", pseudocount=0.0)
+        >>> weights, state = pc.em_update(
+        ...     model.plan, model.log_parameters(), pc.EMState(), counts, settings, num_rows=4
+        ... )
+        >>> weights["input_0"].exp().detach()
+        tensor([[0.7500, 0.2500]])
     """
     step, target, kept = state.step + 1, counts, None
     if settings.algorithm == "online":
@@ -218,7 +264,7 @@ def fit_em(
         pseudocount: Expected count added to each distribution; see `EMSettings`.
         chunk_size: Rows evaluated at once: bounds memory, changes nothing else.
         tolerance: Stop when an epoch's mean log-likelihood changes by less than this; 0 = never.
-        valid: Held-out rows, measured after each epoch.
+        valid: (M, L) held-out rows or evidence about them, measured after each epoch.
         patience: Stop when the validation rows have not become likelier for so many epochs, and
             keep the parameters of the best one; default: never stop early, keep the last.
         checkpoint: Folder for checkpoints (safetensors and JSON); default none.
@@ -245,6 +291,15 @@ def fit_em(
 
     Warns:
         UserWarning: If without pseudocounts a weight has become exactly zero.
+
+    Examples:
+        Rows that are all alike in both halves: two components explain them.
+
+        >>> model = pc.CircuitModel(pc.families.mixture(4, num_components=2, num_categories=2))
+        >>> rows = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1]]).repeat(500, 1)
+        >>> history = pc.fit_em(model, rows, epochs=50, progress=False)
+        >>> round(history.records[-1].train, 2)  # ln(1/2), the best there is
+        -0.69
     """
     schedule = Schedule(
         epochs=epochs,

@@ -25,7 +25,7 @@ def flows(
 
     Args:
         plan: The compiled circuit.
-        parameters: Shared log-weights by name.
+        parameters: Name -> log-weights of the declared shape, shared by all examples.
         evidence: Evidence about B examples, of any kind. With none at all the counts are those
             that the model itself expects of one example: the probability that a sample of it uses
             the weight, added up over tied nodes.
@@ -38,6 +38,15 @@ def flows(
     Raises:
         EvidenceError: If an example of weight other than zero is impossible under the parameters,
             or the weights' shape is wrong.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(1, num_components=2, num_categories=2))
+        >>> rows = pc.Evidence(torch.tensor([[0], [1], [1]]))
+        >>> counts, log_values = pc.flows(model.plan, model.log_parameters(), rows)
+        >>> round(counts["weights"].sum().item(), 4)  # every row takes one component
+        3.0
+        >>> counts["input_0"].sum(0).detach()  # one row of category 0, two of category 1
+        tensor([1., 2.])
     """
     if weights is not None and tuple(weights.shape) != (evidence.batch_size,):
         raise EvidenceError(

@@ -74,7 +74,7 @@ def fit_gradient(
             given a closure, so LBFGS works too.
         pseudocount: Count added to each distribution, spread over its non-zero weights.
         tolerance: Stop when an epoch's mean objective changes by less than this; 0 = never.
-        valid: Held-out rows, measured after each epoch.
+        valid: (M, L) held-out rows or evidence about them, measured after each epoch.
         patience: As in `fit_em`.
         checkpoint: As in `fit_em`; the optimiser's state is part of it.
         checkpoint_every: As in `fit_em`.
@@ -92,6 +92,15 @@ def fit_gradient(
         ParameterError: If the circuit has no parameters.
         FormatError: If the folder holds a checkpoint of another run, or one while not resuming.
         ValueError: If a number is out of range.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> rows = torch.tensor([[0], [0], [0], [1]])
+        >>> history = pc.fit_gradient(
+        ...     model, rows, epochs=100, batch_size=None, pseudocount=0.0, progress=False
+        ... )
+        >>> model.probabilities()["input_0"].round(decimals=2)
+        tensor([[0.7500, 0.2500]])
     """
     schedule = Schedule(
         epochs=epochs,

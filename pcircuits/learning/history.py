@@ -24,6 +24,14 @@ class Record:
             conditional one where there are targets).
         valid: The same of the validation rows, measured after the updates, or None.
         seconds: Time since the start.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> rows = torch.tensor([[0], [1]])
+        >>> history = pc.fit_em(model, rows, valid=rows, epochs=1, progress=False)
+        >>> record = history.records[0]
+        >>> record.step, record.epoch, round(record.valid, 4)  # ln(1/2) after one step
+        (1, 1.0, -0.6931)
     """
 
     step: int
@@ -41,6 +49,17 @@ class History:
         records: One record an epoch.
         stopped: Why learning ended: "finished" (all epochs), "converged" (below the tolerance),
             "patience" (no better on the validation rows) or "interrupted" (Ctrl-C).
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> rows = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]])
+        >>> history = pc.fit_em(model, rows, epochs=30, progress=False)
+        >>> history.stopped, len(history.records)
+        ('finished', 30)
+        >>> history.records[-1].train > history.records[0].train
+        True
+        >>> history.csv().splitlines()[0]
+        'step,epoch,train,valid,seconds'
     """
 
     records: tuple[Record, ...]

@@ -20,6 +20,12 @@ def initialise_random(model: Learnable, *, seed: int = 0, spread: float = 0.5) -
         model: A model such as `CircuitModel`, updated in place.
         seed: Seed; each parameter has its own stream, derived from it and the parameter's name.
         spread: Standard deviation of the log-weights before they are normalised.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(3, num_components=2, num_categories=2))
+        >>> pc.initialise_random(model, seed=1, spread=0.0)
+        >>> model.probabilities()["weights"]  # without spread all are alike
+        tensor([0.5000, 0.5000])
     """
     model.set_log_parameters(random_parameters(model.plan, seed=seed, spread=spread))
 
@@ -51,6 +57,12 @@ def kmeans(
     Raises:
         EvidenceError: If points are not a finite matrix with at least one row.
         ValueError: If num_clusters or max_steps is not positive.
+
+    Examples:
+        >>> points = torch.tensor([[0.0], [0.2], [5.0], [5.2]])
+        >>> clusters, centres = pc.kmeans(points, num_clusters=2)
+        >>> centres[clusters].flatten()  # the centre of every point
+        tensor([0.1000, 0.1000, 5.1000, 5.1000])
     """
     if num_clusters < 1 or max_steps < 1:
         raise ValueError(

@@ -26,6 +26,17 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
     """Turns the first SIGINT into a request; a second one interrupts as usual.
 
     Outside the main thread, where Python allows no handlers, nothing is changed.
+
+    Yields:
+        The request; its `requested` becomes true with the first SIGINT (Ctrl-C).
+
+    Examples:
+        >>> with pc.stop_on_interrupt() as request:
+        ...     for step in range(1000):
+        ...         if request.requested:  # Ctrl-C was pressed: end between two steps
+        ...             break
+        >>> request.requested
+        False
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

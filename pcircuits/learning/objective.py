@@ -185,6 +185,12 @@ def mean_log_likelihood(
 
     Raises:
         EvidenceError: If data does not fit the circuit.
+
+    Examples:
+        >>> coin = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> coin.set_probabilities({"input_0": torch.tensor([[0.5, 0.5]])})
+        >>> round(pc.mean_log_likelihood(coin, torch.tensor([[0], [1], [1]])), 4)  # ln(1/2)
+        -0.6931
     """
     rows = rows_of(model.plan, data, observed, weights)
     checked = checked_targets(model.plan, targets)

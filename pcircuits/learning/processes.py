@@ -23,6 +23,15 @@ class Processes:
     Attributes:
         group: The processes, or None for this one alone.
         device: Where tensors that are sent must be: the parameters' device.
+
+    Examples:
+        >>> alone = pc.Processes(group=None, device=torch.device("cpu"))
+        >>> alone.rank, alone.size
+        (0, 1)
+        >>> alone.share(torch.arange(4))  # this process evaluates all rows of a batch
+        tensor([0, 1, 2, 3])
+        >>> alone.add({"counts": torch.tensor([2.0])})["counts"]
+        tensor([2.])
     """
 
     group: dist.ProcessGroup | None

@@ -43,6 +43,18 @@ class Pruned:
             the probability, given a row, that it is explained without what was removed (equation 3
             of the paper bounds it by flows; here it is evaluated). Less is lost, since the
             remaining weights are normalised again.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=4, num_categories=2))
+        >>> rows = torch.tensor([[0, 0], [0, 0], [1, 1], [1, 1]])
+        >>> pruned = pc.prune_units(model.weighted(), rows, fraction=0.5)
+        >>> pruned.num_removed
+        2
+        >>> loss = pc.mean_log_likelihood(model, rows) - pc.mean_log_likelihood(
+        ...     pc.CircuitModel.of(pruned.weighted), rows
+        ... )
+        >>> loss <= pruned.bound
+        True
     """
 
     weighted: WeightedCircuit
@@ -79,6 +91,16 @@ def prune_units(
         EvidenceError: If data does not fit or a row has probability zero.
         ParameterError: If log-weights are not normalised.
         ValueError: If the fraction is out of range.
+
+    Examples:
+        Two of four components explain no row:
+
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=4, num_categories=2))
+        >>> rows = torch.tensor([[0, 0], [1, 1]]).repeat(10, 1)
+        >>> history = pc.fit_em(model, rows, epochs=20, progress=False)
+        >>> pruned = pc.prune_units(model.weighted(), rows, fraction=0.5)
+        >>> tuple(pruned.weighted.log_weights["weights"].shape)
+        (2,)
     """
     _check_fraction(fraction)
     plan = _checked_plan(weighted)
@@ -123,6 +145,13 @@ def prune_weights(
         EvidenceError: If data does not fit or a row has probability zero.
         ParameterError: If log-weights are not normalised.
         ValueError: If the fraction is out of range.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=8, num_categories=2))
+        >>> rows = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1]])
+        >>> pruned = pc.prune_weights(model.weighted(), rows, fraction=0.5)
+        >>> pruned.num_removed  # of 8 + 8 * 8 weights
+        36
     """
     _check_fraction(fraction)
     plan = _checked_plan(weighted)

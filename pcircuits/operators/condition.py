@@ -45,6 +45,17 @@ def condition(
     Raises:
         EvidenceError: If a variable or category does not exist, a variable is given both ways, or
             all variables would be gone.
+
+    Examples:
+        Rain and wet grass on four days; what is left of them when the grass is wet:
+
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> wet = pc.operators.condition(pc.chow_liu(days, pseudocount=0), {1: 1})
+        >>> given_wet, log_probability = pc.operators.normalise(wet)
+        >>> log_probability.exp()
+        tensor(0.5000, dtype=torch.float64)
+        >>> pc.CircuitModel.of(given_wet).marginals(pc.Evidence()).detach()[0, 0]  # rain
+        tensor([0.5000, 0.5000], dtype=torch.float64)
     """
     fixed = dict(values or {})
     soft = _checked_potentials(weighted, log_potentials or {})

@@ -39,6 +39,15 @@ def grow(
 
     Raises:
         ParameterError: If the factor is not an integer of at least 1, or the noise is negative.
+
+    Examples:
+        >>> small = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
+        >>> grown = pc.CircuitModel.of(pc.operators.grow(small.weighted(), factor=2, noise=0.0))
+        >>> tuple(grown.probabilities()["transition"].shape)
+        (6, 6)
+        >>> row = torch.tensor([[0, 1, 1, 0]])
+        >>> torch.allclose(small.log_likelihood(row), grown.log_likelihood(row))
+        True
     """
     if not isinstance(factor, int) or factor < 1:
         raise ParameterError(f"factor must be an integer >= 1; found {factor!r}")

@@ -33,6 +33,14 @@ def marginalise(weighted: WeightedCircuit, variables: Iterable[int]) -> Weighted
 
     Raises:
         EvidenceError: If a variable does not exist, or none is left.
+
+    Examples:
+        >>> hmm = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
+        >>> ends = pc.CircuitModel.of(pc.operators.marginalise(hmm.weighted(), [1, 2]))
+        >>> row = torch.tensor([[0, 1, 1, 0]])
+        >>> seen = torch.tensor([[True, False, False, True]])
+        >>> torch.allclose(ends.log_likelihood(row[:, [0, 3]]), hmm.log_likelihood(row, seen))
+        True
     """
     dropped = set(variables)
     for variable in dropped:

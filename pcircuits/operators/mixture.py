@@ -35,6 +35,15 @@ def mixture(
     Raises:
         StructureError: If there is no component or the components' variables differ.
         ParameterError: If the weights are not as many non-negative numbers, or all zero.
+
+    Examples:
+        >>> ones, zeros = (
+        ...     pc.chow_liu(torch.full((1, 2), v), pseudocount=0, num_categories=2) for v in (1, 0)
+        ... )
+        >>> both = pc.CircuitModel.of(pc.operators.mixture([ones, zeros], weights=[0.3, 0.7]))
+        >>> worlds = torch.tensor([[1, 1], [0, 0], [0, 1]])
+        >>> both.log_likelihood(worlds).exp().detach()
+        tensor([0.3000, 0.7000, 0.0000], dtype=torch.float64)
     """
     if not components:
         raise StructureError("a mixture needs at least one component; found none")

@@ -44,6 +44,19 @@ def multiply(first: WeightedCircuit, second: WeightedCircuit) -> WeightedCircuit
     Raises:
         StructureError: If the circuits are not compatible, naming two products.
         ParameterError: If the product is zero in every world because of the circuits' zeros.
+
+    Examples:
+        A model times a constraint: a hidden Markov chain that holds exactly two ones.
+
+        >>> hmm = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
+        >>> two_ones = pc.families.automaton(
+        ...     [{1: 1, 0: 0}, {1: 2, 0: 1}, {0: 2}], accepting={2}, length=4, num_categories=2
+        ... )
+        >>> product = pc.operators.multiply(hmm.weighted(), pc.WeightedCircuit(two_ones, {}))
+        >>> constrained, log_probability = pc.operators.normalise(product)
+        >>> drawn = pc.CircuitModel.of(constrained).sample(100)
+        >>> drawn.sum(dim=1).unique()
+        tensor([2])
     """
     fits = compatible(first.circuit, second.circuit)
     if not fits:
@@ -67,6 +80,13 @@ def square(weighted: WeightedCircuit) -> WeightedCircuit:
     Raises:
         StructureError: If the circuit is not structured-decomposable, naming two products.
         ParameterError: If the circuit is zero in every world.
+
+    Examples:
+        >>> tree = pc.chow_liu(torch.tensor([[0, 0], [0, 0], [1, 1]]), pseudocount=0)
+        >>> squared = pc.operators.square(tree)
+        >>> _, log_sum = pc.operators.normalise(squared)
+        >>> log_sum.exp()  # (2/3)^2 + (1/3)^2, the probability that two draws agree
+        tensor(0.5556, dtype=torch.float64)
     """
     return multiply(weighted, weighted)
 

@@ -41,10 +41,19 @@ def normalise(weighted: WeightedCircuit) -> tuple[WeightedCircuit, Tensor]:
 
     Returns:
         The circuit with all rows summing to one, and the log of the sum of the given circuit over
-        all worlds.
+        all worlds, a scalar.
 
     Raises:
         ParameterError: If that sum is zero or not finite.
+
+    Examples:
+        >>> counts = {"input_0": torch.tensor([[3.0, 5.0]]).log()}
+        >>> unnormalised = pc.WeightedCircuit(pc.families.factorized(1, num_categories=2), counts)
+        >>> normalised, log_sum = pc.operators.normalise(unnormalised)
+        >>> log_sum.exp()
+        tensor(8.)
+        >>> normalised.log_weights["input_0"].exp()
+        tensor([[0.3750, 0.6250]])
     """
     assembler = Assembler(dtype_of(weighted))
     made: dict[AnyNode, Units] = {}

@@ -31,6 +31,15 @@ def power(weighted: WeightedCircuit, exponent: float) -> WeightedCircuit:
         StructureError: If the circuit is not deterministic, with a world that shows it, or if that
             could not be decided.
         ParameterError: If the exponent is not finite.
+
+    Examples:
+        >>> tree = pc.chow_liu(torch.tensor([[0, 0], [0, 0], [1, 1]]), pseudocount=0)
+        >>> squared, log_sum = pc.operators.normalise(pc.operators.power(tree, 2.0))
+        >>> log_sum.exp()  # (2/3)^2 + (1/3)^2
+        tensor(0.5556, dtype=torch.float64)
+        >>> model = pc.CircuitModel.of(squared)
+        >>> model.log_likelihood(torch.tensor([[0, 0]])).exp().detach()  # 4/5
+        tensor([0.8000], dtype=torch.float64)
     """
     if not math.isfinite(exponent):
         raise ParameterError(f"exponent must be finite; found {exponent}")

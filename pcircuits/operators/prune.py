@@ -41,6 +41,14 @@ def prune(weighted: WeightedCircuit, threshold: float = 0.0) -> tuple[WeightedCi
 
     Raises:
         ParameterError: If the threshold is negative, or nothing would be left.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=3, num_categories=2))
+        >>> tables = model.probabilities() | {"weights": torch.tensor([0.6, 0.399, 0.001])}
+        >>> model.set_probabilities(tables)
+        >>> smaller, removed = pc.operators.prune(model.weighted(), threshold=0.01)
+        >>> tuple(smaller.log_weights["weights"].shape), round(removed, 4)
+        ((2,), 0.001)
     """
     if not threshold >= 0:
         raise ParameterError(f"threshold must be a number >= 0; found {threshold}")

@@ -1,4 +1,14 @@
-"""Exact queries, each a function of (plan, parameters, evidence)."""
+"""Exact queries, each a function of (plan, parameters, evidence).
+
+Examples:
+    `CircuitModel` has a method for most of them, which fills in plan and parameters:
+
+    >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
+    >>> rows = torch.tensor([[0, 1, 1, 0]])
+    >>> by_function = pc.queries.log_likelihood(model.plan, model.log_parameters(), rows)
+    >>> torch.equal(by_function, model.log_likelihood(rows))
+    True
+"""
 
 from pcircuits.execute.chains import ChainMessages, ChainPasses, ChainWindow, is_chain
 from pcircuits.queries.chain_passes import captured_step, chain_latents, chain_passes

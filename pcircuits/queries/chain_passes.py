@@ -36,7 +36,7 @@ def chain_passes(
 
     Args:
         plan: A chain as `families.hmm` builds it.
-        parameters: Its log-weights, shared by all examples.
+        parameters: Name -> log-weights of the declared shape, shared by all examples.
         impl: "triton", float32 kernels for CUDA devices; "torch", plain PyTorch in float64;
             "auto", the kernels for float32 weights on a CUDA device where Triton is installed, and
             else plain PyTorch.
@@ -51,6 +51,17 @@ def chain_passes(
         BackendError: If the circuit is no such chain, parameters are given per example, or the
             implementation cannot run here.
         ParameterError: If the parameters do not fit the plan.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> passes = pc.queries.chain_passes(model.plan, model.log_parameters(), impl="torch")
+        >>> potentials = torch.randn(1, 3, 2)
+        >>> nothing = torch.zeros(1, 3, dtype=torch.bool)
+        >>> window = pc.queries.ChainWindow(potentials, nothing.long(), nothing)
+        >>> found = passes.marginals(window, passes.messages(window))
+        >>> wanted = model.marginals(pc.Evidence(log_potentials=potentials))
+        >>> torch.allclose(found.float(), wanted, atol=1e-6)
+        True
     """
     if impl not in IMPLEMENTATIONS:
         raise BackendError(f"impl must be one of {IMPLEMENTATIONS}; found {impl!r}")
@@ -61,10 +72,26 @@ def chain_passes(
 
 
 def chain_latents(plan: Plan, potentials: Mapping[str, Tensor] | None) -> Tensor | None:
-    """(B, L, K) latent potentials of a chain's states from (B, K) ones by node name `state_t`.
+    """Latent potentials of a chain's states as one tensor, as `ChainWindow` takes them.
+
+    Args:
+        plan: A chain as `families.hmm` builds it.
+        potentials: Node name `state_t` -> (B, K) log-potentials of the states of position t, as
+            `Evidence` takes them; positions that are left out have none.
+
+    Returns:
+        (B, L, K) log-potentials of the states; None if there are none.
 
     Raises:
         BackendError: If a name is not that of a state.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> favoured = {"state_1": torch.tensor([[0.0, 1.0]])}
+        >>> pc.queries.chain_latents(plan, favoured)[0]
+        tensor([[0., 0.],
+                [0., 1.],
+                [0., 0.]])
     """
     return latent_states(plan, potentials)
 
@@ -84,6 +111,12 @@ def captured_step(
 
     Raises:
         BackendError: If there is no CUDA device, an input is elsewhere, or it cannot be recorded.
+
+    Examples:
+        >>> if torch.cuda.is_available():
+        ...     numbers = torch.ones(3, device="cuda")
+        ...     doubled = pc.queries.captured_step(lambda x: 2 * x, [numbers])
+        ...     assert doubled(numbers).tolist() == [2.0, 2.0, 2.0]
     """
     if not torch.cuda.is_available():
         raise BackendError("a step can be captured on a CUDA device only; there is none")

@@ -43,6 +43,13 @@ def joint_marginal(
     Raises:
         EvidenceError: If the evidence does not fit or is impossible, a variable is unknown or
             named twice, or the table would have more than 4 million entries an example.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> pc.queries.joint_marginal(model.plan, model.log_parameters(), None, [0, 1]).detach()[0]
+        tensor([[0.5000, 0.2500],
+                [0.0000, 0.2500]], dtype=torch.float64)
     """
     names = check_variables(plan, variables)
     given = posterior(plan, parameters, evidence)
@@ -73,6 +80,18 @@ def conditional(
 
     Raises:
         EvidenceError: As `joint_marginal`.
+
+    Examples:
+        Rain and wet grass on four days:
+
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> table = pc.queries.conditional(
+        ...     model.plan, model.log_parameters(), None, target=[1], given=[0]
+        ... )
+        >>> table.detach()[0]  # P(wet | no rain), P(wet | rain)
+        tensor([[0.6667, 0.3333],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     joint = joint_marginal(plan, parameters, evidence, [*given, *target])
     axes = tuple(range(1 + len(given), joint.ndim))
@@ -102,6 +121,17 @@ def log_conditional(
 
     Raises:
         EvidenceError: If shapes do not fit or the evidence itself is impossible.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> wet = pc.Evidence(torch.tensor([[0, 1]]), torch.tensor([[False, True]]))
+        >>> about_rain = torch.tensor([[True, False]])
+        >>> log_probability = pc.queries.log_conditional(
+        ...     model.plan, model.log_parameters(), torch.tensor([[1, 1]]), about_rain, wet
+        ... )
+        >>> log_probability.exp().detach()  # P(rain | wet)
+        tensor([0.5000], dtype=torch.float64)
     """
     asked = posterior(plan, parameters, Evidence(values, queried))
     known = posterior(plan, parameters, evidence)

@@ -31,6 +31,15 @@ class Divergence:
         value: (B,) the value; +inf where p has worlds that are impossible under q.
         standard_error: (B,) of the estimate; zero where exact.
         exact: Whether it is the value itself.
+
+    Examples:
+        >>> fair = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> fair.set_probabilities({"input_0": torch.tensor([[0.5, 0.5]])})
+        >>> biased = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> biased.set_probabilities({"input_0": torch.tensor([[0.25, 0.75]])})
+        >>> divergence = fair.kl_divergence(biased)
+        >>> divergence.value.detach(), divergence.exact  # (ln 2 + ln(2/3)) / 2
+        (tensor([0.1438], dtype=torch.float64), True)
     """
 
     value: Tensor
@@ -75,6 +84,14 @@ def cross_entropy(
         StructureError: If the circuits' variables differ, or a property is missing and no samples
             were asked for; the message says which property and why.
         ParameterError: If the parameters do not fit.
+
+    Examples:
+        >>> coin = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> coin.set_probabilities({"input_0": torch.tensor([[0.25, 0.75]])})
+        >>> weights = coin.log_parameters()
+        >>> found = pc.queries.cross_entropy(coin.plan, weights, coin.plan, weights)
+        >>> found.value.detach()  # of a model with itself: its entropy
+        tensor([0.5623], dtype=torch.float64)
     """
     p, q = _posteriors(plan, parameters, evidence, other_plan, other_parameters, other_evidence)
     missing = _missing(plan, other_plan, other_parameters)
@@ -100,10 +117,37 @@ def kl_divergence(
     """Kullback-Leibler divergence E_p[log p(x) - log q(x)] of two circuits of the same variables.
 
     Exact if the circuits are compatible and both are deterministic, as in `cross_entropy`, whose
-    arguments, errors and remarks are the same.
+    remarks hold here too. Otherwise it is estimated, if samples were asked for.
+
+    Args:
+        plan: The compiled circuit of p.
+        parameters: Its log-weights by name.
+        other_plan: The compiled circuit of q.
+        other_parameters: Its log-weights by name.
+        evidence: Evidence of any kind that p is conditioned on; default none.
+        other_evidence: The same for q.
+        num_samples: Samples of p for an estimate where the value cannot be had; 0 for none.
+        generator: Source of randomness; default the global one.
 
     Returns:
         The divergence in nats; not negative where exact.
+
+    Raises:
+        EvidenceError: If evidence does not fit or is impossible, or a number is out of range.
+        StructureError: If the circuits' variables differ, or a property is missing and no samples
+            were asked for; the message says which property and why.
+        ParameterError: If the parameters do not fit.
+
+    Examples:
+        From a fair coin to one that shows heads three times of four:
+
+        >>> plan = pc.compile_circuit(pc.families.factorized(1, num_categories=2))
+        >>> fair = {"input_0": torch.tensor([[0.5, 0.5]]).log()}
+        >>> biased = {"input_0": torch.tensor([[0.25, 0.75]]).log()}
+        >>> pc.queries.kl_divergence(plan, fair, plan, biased).value
+        tensor([0.1438], dtype=torch.float64)
+        >>> pc.queries.kl_divergence(plan, fair, plan, fair).value.abs()
+        tensor([0.], dtype=torch.float64)
     """
     p, q = _posteriors(plan, parameters, evidence, other_plan, other_parameters, other_evidence)
     missing = _missing(plan, other_plan, other_parameters)

@@ -34,6 +34,16 @@ class Entropy:
         estimate: (B,) the value where exact, else a Monte Carlo estimate; None if some example is
             not exact and no samples were asked for.
         standard_error: (B,) of the estimate, zero where exact; None with it.
+
+    Examples:
+        A mixture is not deterministic: bounds, and an estimate if it is asked for.
+
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> entropy = model.entropy(num_samples=1000)
+        >>> bool(entropy.lower_bound <= entropy.estimate <= entropy.upper_bound), entropy.exact
+        (True, tensor([False]))
+        >>> bool(entropy.standard_error < 0.05)
+        True
     """
 
     lower_bound: Tensor
@@ -76,6 +86,13 @@ def entropy(
 
     Raises:
         EvidenceError: If the evidence does not fit or is impossible, or there is one sample only.
+
+    Examples:
+        >>> rows = torch.tensor([[0, 0], [1, 1], [1, 1], [0, 0]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(rows, pseudocount=0))  # deterministic
+        >>> entropy = pc.queries.entropy(model.plan, model.log_parameters())
+        >>> entropy.estimate.detach(), entropy.exact  # ln 2
+        (tensor([0.6931], dtype=torch.float64), tensor([True]))
     """
     if num_samples < 0 or num_samples == 1:
         raise EvidenceError(f"num_samples must be 0, or 2 and more; found {num_samples}")

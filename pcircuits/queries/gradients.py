@@ -26,6 +26,15 @@ class Gradients:
             it has none: posterior marginals, zero where a variable is observed.
         latent_log_potentials: Node name -> (B, K) for the nodes that the evidence has latent
             potentials for: posterior probabilities of their units.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(1, num_categories=2))
+        >>> model.set_probabilities({"input_0": torch.tensor([[0.25, 0.75]])})
+        >>> gradients = model.gradients()
+        >>> gradients.log_potentials  # posterior marginals
+        tensor([[[0.2500, 0.7500]]])
+        >>> gradients.parameters["input_0"]  # expected counts
+        tensor([[0.2500, 0.7500]])
     """
 
     log_evidence: Tensor
@@ -44,7 +53,7 @@ def gradients(
 
     Args:
         plan: The compiled circuit.
-        parameters: Log-weights by name, shared or per example; they are not changed.
+        parameters: Name -> log-weights, shared or per example; they are not changed.
         evidence: Evidence of any kind; default none.
 
     Returns:
@@ -53,6 +62,13 @@ def gradients(
     Raises:
         EvidenceError: If the evidence does not fit the circuit.
         ParameterError: If the parameters do not.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(1, num_components=2, num_categories=2))
+        >>> rows = pc.Evidence(torch.tensor([[0], [1], [1]]))
+        >>> found = pc.queries.gradients(model.plan, model.log_parameters(), rows)
+        >>> found.parameters["input_0"].sum(0)  # one row of category 0, two of category 1
+        tensor([1., 2.])
     """
     evidence = evidence or Evidence()
     check_evidence(plan, evidence)

@@ -71,6 +71,20 @@ class Conditioner:
     Raises:
         EvidenceError: If the evidence does not fit the circuit.
         ParameterError: If the parameters do not.
+
+    Examples:
+        Three variables that are equal; one value after the other is fixed:
+
+        >>> rows = torch.tensor([[0, 0, 0], [1, 1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(rows, pseudocount=0))
+        >>> conditioner = pc.queries.Conditioner(model.plan, model.log_parameters(), pc.Evidence())
+        >>> conditioner.marginals()[0, :, 1]
+        tensor([0.5000, 0.5000, 0.5000], dtype=torch.float64)
+        >>> conditioner.fix(torch.tensor([1]), torch.tensor([1]))  # variable 1 has value 1
+        >>> conditioner.marginals()[0, :, 1]
+        tensor([1., 1., 1.], dtype=torch.float64)
+        >>> conditioner.log_value().exp()
+        tensor([0.5000], dtype=torch.float64)
     """
 
     @torch.no_grad()

@@ -26,6 +26,14 @@ def log_input_values(plan: Plan, parameters: Parameters, evidence: Evidence) -> 
     Raises:
         EvidenceError: If the evidence does not fit the circuit.
         ParameterError: If the parameters do not.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.mixture(1, num_components=2, num_categories=2))
+        >>> weights = pc.random_parameters(plan)
+        >>> weights["input_0"] = torch.tensor([[0.5, 0.5], [0.1, 0.9]]).log()
+        >>> found = pc.queries.log_input_values(plan, weights, pc.Evidence(torch.tensor([[1]])))
+        >>> {name: values.exp() for name, values in found.items()}
+        {'input_0': tensor([[0.5000, 0.9000]])}
     """
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence)

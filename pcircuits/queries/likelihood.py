@@ -34,6 +34,14 @@ def log_likelihood(
     Raises:
         EvidenceError: If values do not fit the circuit.
         BackendError: If the implementation does not apply.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.factorized(2, num_categories=2))
+        >>> weights = {f"input_{i}": torch.tensor([[0.2, 0.8]]).log() for i in range(2)}
+        >>> rows = torch.tensor([[1, 1], [1, 0]])
+        >>> second_is_missing = torch.tensor([[True, False], [True, True]])
+        >>> pc.queries.log_likelihood(plan, weights, rows, second_is_missing).exp()
+        tensor([0.8000, 0.1600])
     """
     return forward(plan, parameters, Evidence(values, observed), impl=impl)
 
@@ -55,6 +63,15 @@ def log_evidence(
     Raises:
         EvidenceError: If the evidence does not fit the circuit.
         BackendError: If the implementation does not apply.
+
+    Examples:
+        A fair coin whose category 1 is given three times the weight: (1 + 3) / 2.
+
+        >>> plan = pc.compile_circuit(pc.families.factorized(1, num_categories=2))
+        >>> fair = {"input_0": torch.tensor([[0.5, 0.5]]).log()}
+        >>> evidence = pc.Evidence(log_potentials=torch.tensor([[[1.0, 3.0]]]).log())
+        >>> pc.queries.log_evidence(plan, fair, evidence).exp()
+        tensor([2.])
     """
     return forward(plan, parameters, evidence, impl=impl)
 
@@ -77,6 +94,17 @@ def conditional_log_likelihood(
 
     Raises:
         EvidenceError: If shapes do not fit or the evidence itself is impossible.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> wet = pc.Evidence(torch.tensor([[0, 1]]), torch.tensor([[False, True]]))
+        >>> rain_and_wet = torch.tensor([[1, 1]])
+        >>> log_probability = pc.queries.conditional_log_likelihood(
+        ...     model.plan, model.log_parameters(), rain_and_wet, wet
+        ... )
+        >>> log_probability.exp().detach()
+        tensor([0.5000], dtype=torch.float64)
     """
     mask = evidence.mask()
     prepared = prepare_for(plan, parameters, evidence)

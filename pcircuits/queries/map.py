@@ -35,6 +35,14 @@ class MapResult:
             `log_evidence` for the log-probability given the evidence. -inf if impossible.
         upper_bound: (B,) no assignment's `log_probability` is larger, up to rounding.
         exact: (B,) bool, True = no assignment is more probable.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(3, num_components=2, num_categories=2))
+        >>> best = model.map(method="branch_and_bound")
+        >>> worlds = torch.cartesian_prod(*[torch.arange(2)] * 3)
+        >>> likeliest = worlds[model.log_likelihood(worlds).argmax()]
+        >>> torch.equal(best.values[0], likeliest), best.exact
+        (True, tensor([True]))
     """
 
     values: Tensor
@@ -82,6 +90,18 @@ def map(
     Raises:
         EvidenceError: If the evidence does not fit the circuit, there is no such method, or a
             number is out of range.
+
+    Examples:
+        The most probable day, and the most probable one of rain:
+
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> pc.queries.map(model.plan, model.log_parameters()).values
+        tensor([[0, 0]])
+        >>> rain = pc.Evidence(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+        >>> best = pc.queries.map(model.plan, model.log_parameters(), rain)
+        >>> best.values, best.exact
+        (tensor([[1, 1]]), tensor([True]))
     """
     if method not in METHODS or restarts < 0 or max_steps < 0 or node_limit < 1:
         raise EvidenceError(

@@ -40,6 +40,14 @@ def marginals(plan: Plan, parameters: Parameters, evidence: Evidence) -> Tensor:
 
     Raises:
         EvidenceError: If the evidence does not fit the circuit or is impossible.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])  # rain, wet grass
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> wet = pc.Evidence(torch.tensor([[0, 1]]), torch.tensor([[False, True]]))
+        >>> pc.queries.marginals(model.plan, model.log_parameters(), wet).detach()[0]
+        tensor([[0.5000, 0.5000],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     found, log_z = marginals_and_log_value(plan, parameters, evidence)
     require_possible(log_z)
@@ -102,6 +110,16 @@ def leave_one_out(plan: Plan, parameters: Parameters, evidence: Evidence) -> Ten
 
     Raises:
         EvidenceError: If the evidence does not fit the circuit, or leaves a variable no value.
+
+    Examples:
+        The prediction of each variable from the others; the second is always wet if it rains:
+
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> rain = pc.Evidence(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+        >>> pc.queries.leave_one_out(model.plan, model.log_parameters(), rain).detach()[0]
+        tensor([[0.7500, 0.2500],
+                [0.0000, 1.0000]], dtype=torch.float64)
     """
     return log_leave_one_out(plan, parameters, evidence).exp()
 
@@ -125,6 +143,16 @@ def log_leave_one_out(
 
     Raises:
         EvidenceError: As `leave_one_out`.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> rain = pc.Evidence(torch.tensor([[1, 1]]))
+        >>> yes = torch.ones(1, 2, 1, dtype=torch.long)  # only category 1 is asked for
+        >>> found = pc.queries.log_leave_one_out(model.plan, model.log_parameters(), rain, yes)
+        >>> found.exp().detach()[0]  # P(rain | wet), P(wet | rain)
+        tensor([[0.5000],
+                [1.0000]], dtype=torch.float64)
     """
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence)
@@ -204,6 +232,17 @@ def latent_marginals(
 
     Raises:
         EvidenceError: If the evidence does not fit or is impossible, or a node is unknown.
+
+    Examples:
+        Two coins, one of them of two heads: which one has shown two heads?
+
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> coins = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+        >>> tables = {"weights": torch.tensor([0.5, 0.5]), "input_0": coins, "input_1": coins}
+        >>> model.set_probabilities(tables)
+        >>> heads = pc.Evidence(torch.tensor([[1, 1]]))
+        >>> pc.queries.latent_marginals(model.plan, model.log_parameters(), heads, ["components"])
+        {'components': tensor([[0.2000, 0.8000]])}
     """
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence).detach()

@@ -38,6 +38,16 @@ def expectation(
 
     Raises:
         EvidenceError: If the functions or the evidence do not fit, or the evidence is impossible.
+
+    Examples:
+        How many of two throws are heads:
+
+        >>> rows = torch.tensor([[0, 0], [1, 1], [1, 1], [1, 0]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(rows, pseudocount=0))
+        >>> heads = torch.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+        >>> found = pc.queries.expectation(model.plan, model.log_parameters(), heads)
+        >>> found.detach()  # five heads in four rows
+        tensor([1.2500], dtype=torch.float64)
     """
     given = posterior(plan, parameters, evidence)
     tables = _tables(given, functions)
@@ -62,6 +72,18 @@ def covariance(
 
     Raises:
         EvidenceError: If the functions or the evidence do not fit, or the evidence is impossible.
+
+    Examples:
+        Two variables that are equal; one function is the first's value, another the second's:
+
+        >>> rows = torch.tensor([[0, 0], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(rows, pseudocount=0))
+        >>> functions = torch.zeros(2, 2, 2, dtype=torch.float64)
+        >>> functions[0, 0, 1] = functions[1, 1, 1] = 1.0
+        >>> found = pc.queries.covariance(model.plan, model.log_parameters(), functions)
+        >>> found.detach()[0]  # a fair coin's variance is 1/4
+        tensor([[0.2500, 0.2500],
+                [0.2500, 0.2500]], dtype=torch.float64)
     """
     given = posterior(plan, parameters, evidence)
     tables = _tables(given, functions)
@@ -90,6 +112,16 @@ def variance(
 
     Raises:
         EvidenceError: If the functions or the evidence do not fit, or the evidence is impossible.
+
+    Examples:
+        The number of heads of two coins that always agree, and of two that never do:
+
+        >>> heads = torch.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+        >>> for rows in ([[0, 0], [1, 1]], [[0, 1], [1, 0]]):
+        ...     model = pc.CircuitModel.of(pc.chow_liu(torch.tensor(rows), pseudocount=0))
+        ...     print(pc.queries.variance(model.plan, model.log_parameters(), heads).detach())
+        tensor([1.], dtype=torch.float64)
+        tensor([0.], dtype=torch.float64)
     """
     if functions.ndim == 2:
         return covariance(plan, parameters, functions[None], evidence)[:, 0, 0].clamp_min(0.0)

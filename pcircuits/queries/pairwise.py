@@ -80,6 +80,15 @@ def pairwise_marginals(
 
     Raises:
         EvidenceError: If the evidence does not fit or is impossible, or a variable is unknown.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> weights = model.log_parameters()
+        >>> tables = pc.queries.pairwise_marginals(model.plan, weights, None, [(0, 1)])
+        >>> tables.detach()[0, 0]  # rain by wet grass
+        tensor([[0.5000, 0.2500],
+                [0.0000, 0.2500]], dtype=torch.float64)
     """
     pairs = [(int(i), int(j)) for i, j in pairs]
     for pair in pairs:

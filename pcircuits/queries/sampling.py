@@ -61,6 +61,14 @@ def sample(
 
     Raises:
         EvidenceError: If the evidence does not fit or is impossible, or a number is out of range.
+
+    Examples:
+        >>> days = torch.tensor([[0, 0], [0, 0], [0, 1], [1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(days, pseudocount=0))
+        >>> rain = pc.Evidence(torch.tensor([[1, 0]]), torch.tensor([[True, False]]))
+        >>> drawn = pc.queries.sample(model.plan, model.log_parameters(), 100, rain)
+        >>> drawn.shape, drawn[0].unique(dim=0)  # whenever it rains the grass is wet
+        (torch.Size([1, 100, 2]), tensor([[1, 1]]))
     """
     if num_samples < 1 or not temperature >= 0:
         raise EvidenceError(

@@ -30,6 +30,16 @@ class Circuit:
     Raises:
         StructureError: If the root does not have one unit, variables are missing, a name is used
             twice, nodes of one variable differ in their categories, or tied nodes differ in shape.
+
+    Examples:
+        Either both are likely, or neither is:
+
+        >>> likely = [pc.Input(i, num_units=2, num_categories=2, name=f"x{i}") for i in range(2)]
+        >>> circuit = pc.Circuit(pc.Sum(pc.Product(*likely), num_units=1))
+        >>> circuit.num_variables, circuit.num_categories
+        (2, 2)
+        >>> [node.name for node in circuit.inputs]
+        ['x0', 'x1']
     """
 
     root: AnyNode

@@ -31,6 +31,16 @@ class Part:
 
     Raises:
         StructureError: If the name is empty or the start negative.
+
+    Examples:
+        Two sums of two weights each, kept in one vector:
+
+        >>> x, y = (pc.Input(i, num_units=2, num_categories=2) for i in range(2))
+        >>> first = pc.Sum(x, num_units=1, parameter=pc.Part("w", 0))
+        >>> second = pc.Sum(y, num_units=1, parameter=pc.Part("w", 2))
+        >>> model = pc.CircuitModel(pc.Circuit(pc.Product(first, second)))
+        >>> model.probabilities()["w"].reshape(2, 2).sum(1)  # two distributions
+        tensor([1., 1.])
     """
 
     name: str
@@ -64,6 +74,16 @@ class Input:
 
     Raises:
         StructureError: If a number is out of range, or an indicator is given a parameter.
+
+    Examples:
+        Two coins as the two units of one node, and indicators of odd and even dice:
+
+        >>> coins = pc.Input(0, num_units=2, num_categories=2, name="coins")
+        >>> coins.parameter_shape
+        (2, 2)
+        >>> parity = pc.Input(1, num_units=2, num_categories=6, supports=((0, 2, 4), (1, 3, 5)))
+        >>> parity.has_parameter
+        False
     """
 
     variable: int
@@ -147,6 +167,12 @@ class Product(_Inner):
 
     Raises:
         StructureError: If there is no child, scopes overlap or numbers of units differ.
+
+    Examples:
+        >>> left = pc.Input(0, num_units=2, num_categories=4)
+        >>> right = pc.Input(1, num_units=2, num_categories=4)
+        >>> pc.Product(left, right).num_units  # unit by unit
+        2
     """
 
     children: tuple[AnyNode, ...]
@@ -181,6 +207,13 @@ class KroneckerProduct(_Inner):
 
     Raises:
         StructureError: If there is no child or scopes overlap.
+
+    Examples:
+        >>> left = pc.Input(0, num_units=2, num_categories=4)
+        >>> right = pc.Input(1, num_units=3, num_categories=4)
+        >>> pairs = pc.KroneckerProduct(left, right)
+        >>> pairs.num_units, sorted(pairs.scope)
+        (6, [0, 1])
     """
 
     children: tuple[AnyNode, ...]
@@ -221,6 +254,13 @@ class Sum(_Inner):
     Raises:
         StructureError: If there is no child, scopes differ, numbers of units do not fit, or a sum
             without weights is given a parameter.
+
+    Examples:
+        >>> coins = pc.Input(0, num_units=2, num_categories=2, name="coins")
+        >>> pc.Sum(coins, num_units=3).parameter_shape  # three mixtures of two coins
+        (3, 2)
+        >>> pc.Sum(coins, num_units=1).parameter_shape
+        (2,)
     """
 
     children: tuple[AnyNode, ...]

@@ -17,6 +17,13 @@ class Scope:
 
     Args:
         bits: The members as a bit mask.
+
+    Examples:
+        >>> scope = pc.Scope.of([0, 2, 5])
+        >>> 2 in scope, len(scope), sorted(scope)
+        (True, 3, [0, 2, 5])
+        >>> scope.bits == 2**0 + 2**2 + 2**5
+        True
     """
 
     bits: int = 0

@@ -33,6 +33,14 @@ class Overlap:
         unit: Its unit.
         terms: Name and unit of two of its terms; twice the same if it is added twice.
         world: Variable of the sum's scope -> category.
+
+    Examples:
+        >>> mixture = pc.families.mixture(2, num_components=2, num_categories=2)
+        >>> overlap = pc.validate(mixture).overlap
+        >>> overlap.world  # both components of the mixture can make it
+        {0: 0, 1: 0}
+        >>> overlap.terms
+        (('components', 0), ('components', 1))
     """
 
     node: str
@@ -58,6 +66,11 @@ class Determinism:
     Attributes:
         holds: True or False if proven, None if the search reached its limit.
         overlap: The counterexample if False.
+
+    Examples:
+        >>> answer = pc.determinism(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> answer.holds, answer.overlap.world
+        (False, {0: 0, 1: 0})
     """
 
     holds: bool | None
@@ -83,6 +96,11 @@ def determinism(
 
     Returns:
         The answer, with a world as a counterexample.
+
+    Examples:
+        >>> tree = pc.families.chow_liu([-1, 0, 1], num_categories=2)
+        >>> pc.determinism(tree).holds
+        True
     """
     graph = UnitGraph(circuit, zeros)
     used = graph.used()

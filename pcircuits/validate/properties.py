@@ -36,6 +36,15 @@ class Properties:
         num_edges: Number of (parent, child) pairs.
         num_units: Units of all nodes.
         depth: Edges on the longest path from the root to an input.
+
+    Examples:
+        >>> properties = pc.validate(pc.families.chow_liu([-1, 0, 1], num_categories=2))
+        >>> print(properties)
+        smooth                  yes
+        decomposable            yes
+        structured-decomposable yes      (0 (1 2))
+        deterministic           yes
+        8 nodes, 7 edges, 15 units, depth 5
     """
 
     smooth: bool
@@ -104,6 +113,14 @@ def validate(
 
     Returns:
         The properties; `violations` is empty if the first three hold.
+
+    Examples:
+        >>> tree = pc.families.binary_tree(4, num_units=2, num_categories=2)
+        >>> properties = pc.validate(tree)
+        >>> properties.smooth, properties.decomposable, properties.deterministic
+        (True, True, False)
+        >>> str(properties.vtree)
+        '((0 1) (2 3))'
     """
     scopes = scopes_of(circuit)
     sum_text = next(unsmooth(circuit, scopes), None)

@@ -34,6 +34,12 @@ class Clash:
     Attributes:
         products: Names of the two products.
         splits: How each of them splits the variables in question.
+
+    Examples:
+        >>> left = pc.families.linear_tree(3, num_units=2, num_categories=2)
+        >>> right = pc.families.linear_tree(3, num_units=2, num_categories=2, order=[1, 0, 2])
+        >>> pc.compatible(left, right).clash.texts()
+        ('{0} | {1-2}', '{1} | {0, 2}')
     """
 
     products: tuple[str, str]
@@ -124,6 +130,14 @@ class Compatibility:
         reason: One sentence.
         clash: If not: products of the first and of the second circuit whose splits do not fit;
             None if the circuits' variables differ already.
+
+    Examples:
+        >>> model = pc.families.hmm(4, num_states=3, num_categories=2)
+        >>> found = pc.compatible(model, pc.families.hmm(5, num_states=3, num_categories=2))
+        >>> bool(found)
+        False
+        >>> print(found.reason.split(",")[0])
+        not compatible: the circuits are functions of different variables
     """
 
     holds: bool
@@ -149,6 +163,12 @@ def compatible(first: Circuit, second: Circuit) -> Compatibility:
 
     Returns:
         The answer, and two products as a counterexample.
+
+    Examples:
+        >>> hmm = pc.families.hmm(4, num_states=3, num_categories=2)
+        >>> pattern = pc.families.regular_expression("a+b+", 4, ["a", "b"])
+        >>> bool(pc.compatible(hmm, pattern))  # so the model can be constrained by the pattern
+        True
     """
     if first.categories != second.categories:
         return Compatibility(

@@ -20,6 +20,11 @@ class Vtree:
     Args:
         scopes: Variables below each node, the root's first, each node before its parts.
         parts: Indices of the nodes that each node is split into; () for a leaf.
+
+    Examples:
+        >>> vtree = pc.validate(pc.families.binary_tree(4, num_units=2, num_categories=2)).vtree
+        >>> vtree.nested(), vtree.depth
+        (((0, 1), (2, 3)), 2)
     """
 
     scopes: tuple[Scope, ...]

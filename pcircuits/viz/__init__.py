@@ -2,6 +2,13 @@
 
 `save` writes any of them; `style` holds the colours and parts that all share, for pictures of your
 own.
+
+Examples:
+    >>> model = pc.CircuitModel(pc.families.mixture(3, num_components=2, num_categories=2))
+    >>> ax = pc.viz.draw(model, variable_names=["rain", "wind", "snow"])
+    >>> path = pc.viz.save(ax, "mixture.svg")
+    >>> path.exists()
+    True
 """
 
 from pcircuits.viz import style

@@ -31,6 +31,15 @@ class Calibration:
         low: (bins,) lower end of the 95 % interval of that share (Wilson, 1927).
         high: (bins,) upper end.
         error: Expected calibration error: mean distance of confidence and frequency.
+
+    Examples:
+        Of forecasts of 20 % and 80 %, exactly so many come true:
+
+        >>> forecasts = torch.tensor([0.2] * 5 + [0.8] * 5)
+        >>> happened = torch.tensor([True, False, False, False, False] + [True] * 4 + [False])
+        >>> found = pc.viz.Calibration.of(forecasts, happened, num_bins=2)
+        >>> found.frequency.round(2), round(found.error, 6)
+        (array([0.2, 0.8]), 0.0)
     """
 
     confidence: np.ndarray
@@ -90,6 +99,14 @@ def calibration(
 
     Raises:
         StructureError: As `Calibration.of`, or if there is nothing to draw.
+
+    Examples:
+        >>> forecasts = torch.rand(500)
+        >>> happened = torch.rand(500) < forecasts
+        >>> timid = 0.5 + 0.1 * forecasts
+        >>> ax = pc.viz.calibration({"right": (forecasts, happened), "timid": (timid, happened)})
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('probability given', 'share that happened')
     """
     named = dict(forecasts) if isinstance(forecasts, Mapping) else {"": forecasts}
     if not named:

@@ -58,6 +58,13 @@ def posterior(
         EvidenceError: If nothing is observed or all, the evidence does not fit or is impossible,
             or there is no such row.
         StructureError: If there are too few or many names, or `num_candidates` is below one.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=3))
+        >>> hole = pc.Evidence(torch.tensor([[0, 0, 2]]), torch.tensor([[True, False, True]]))
+        >>> ax = pc.viz.posterior(model, hole, token_names=["a", "b", "c"])
+        >>> ax.get_title()
+        'what is expected in 1 of 3 positions'
     """
     given = one_row(evidence, row)
     mask = given.mask()
@@ -103,6 +110,13 @@ def candidates(
         EvidenceError: If there is no hole.
         StructureError: If shapes do not fit, there are too few or many names, or `num_candidates`
             is below one.
+
+    Examples:
+        >>> probabilities = torch.tensor([[0.7, 0.2, 0.1]]).expand(3, 3)
+        >>> tokens, seen = torch.tensor([0, 0, 2]), torch.tensor([True, False, True])
+        >>> ax = pc.viz.candidates(probabilities, tokens, seen, token_names=["a", "b", "c"])
+        >>> ax.get_title()
+        'what is expected in 1 of 3 positions'
     """
     length, size = _checked(probabilities, values, observed, num_candidates)
     names = [letters(name) for name in checked_names(token_names, size, "token names", "")]

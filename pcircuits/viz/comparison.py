@@ -49,6 +49,14 @@ def comparison(
     Raises:
         StructureError: If there is nothing to compare, the rows differ or are fewer than two, the
             baseline is unknown or the confidence impossible.
+
+    Examples:
+        >>> rows = torch.linspace(-2, -1, 50)  # log-likelihoods of 50 rows under two models
+        >>> ax = pc.viz.comparison({"first": rows, "second": rows + 0.2 * torch.rand(50)})
+        >>> [label.get_text() for label in ax.get_yticklabels()]  # the better one on top
+        ['second', 'first']
+        >>> ax.get_xlabel()
+        'log-likelihood (nats a row)'
     """
     table = {name: score.detach().double().cpu() for name, score in scores.items()}
     count = _checked(table, baseline, confidence)

@@ -23,6 +23,12 @@ def plan_cost(plan: Plan, *, soft: bool = False, ax: Axes | None = None) -> Axes
 
     Returns:
         The axes; layers are numbered from the inputs to the root, their colours say their kind.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.binary_tree(16, num_units=4, num_categories=2))
+        >>> ax = pc.viz.plan_cost(plan)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('layer, from the inputs to the root', 'operations for one row')
     """
     counts = np.array([operations(layer, soft=soft) for layer in plan.layers])
     kinds = [KINDS[type(layer)][1] for layer in plan.layers]

@@ -62,6 +62,12 @@ def draw(
     Raises:
         StructureError: If it cannot be drawn, `detail` is unknown, there are too many symbols for
             the detail asked for, or the number of names is wrong.
+
+    Examples:
+        >>> ax = pc.viz.draw(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> sorted({text.get_text() for text in ax.texts})
+        ['+', 'X0', 'X1', 'root', '×']
+        >>> _ = pc.viz.save(ax, "mixture.svg")
     """
     subject = Subject.of(circuit)
     chosen = _detail(subject.circuit, detail)
@@ -104,6 +110,12 @@ def flows(
     Raises:
         StructureError: As `draw`, or if there are no weights.
         EvidenceError: If the evidence does not fit or an example is impossible.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> ax = pc.viz.flows(model, torch.tensor([[0, 0], [0, 1]]))
+        >>> ax.get_title()
+        'expected counts of 2 examples'
     """
     subject = Subject.of(model)
     given = evidence if isinstance(evidence, Evidence) else Evidence(evidence)

@@ -46,6 +46,12 @@ def transition(
     Raises:
         ParameterError: If there is no such parameter or it is not square, or use is not known.
         StructureError: If there are too few or many names, or the order is unknown.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
+        >>> ax = pc.viz.transition(model, order="use")
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('next state (most used first)', 'state (most used first)')
     """
     table = _table(model, parameter)
     if table.shape[0] != table.shape[1]:
@@ -99,6 +105,12 @@ def emission(
     Raises:
         ParameterError: If there is no such parameter or it is not a table.
         StructureError: If there are too few or many names, or `num_tokens` is below one.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=2, num_categories=3))
+        >>> ax = pc.viz.emission(model, token_names=["a", "b", "c"])
+        >>> [label.get_text() for label in ax.get_xticklabels()], ax.get_ylabel()
+        (['a', 'b', 'c'], 'state')
     """
     table = _table(model, parameter)
     states = checked_names(state_names, table.shape[0], "state names", "")
@@ -152,6 +164,14 @@ def states(
     Raises:
         ParameterError: If there is no such parameter or it is not a table.
         StructureError: If there are too few or many names or shares, or a number is below one.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=2, num_categories=3))
+        >>> table = torch.tensor([[0.0, 0.1, 0.9], [1.0, 0.0, 0.0]])
+        >>> model.set_probabilities(model.probabilities() | {"emission": table})
+        >>> ax = pc.viz.states(model, token_names=["a", "b", "c"], num_tokens=1)
+        >>> sorted(text.get_text() for text in ax.texts)
+        ['a', 'c']
     """
     table = _table(model, parameter)
     names = checked_names(state_names, table.shape[0], "state names", "")
@@ -182,6 +202,16 @@ def state_use(model: CircuitModel) -> Tensor:
 
     Raises:
         ParameterError: If it has no such parameters.
+
+    Examples:
+        A chain that is in state 0 twice as often as in state 1:
+
+        >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=2, num_categories=2))
+        >>> always = torch.tensor([2 / 3, 1 / 3])
+        >>> tables = {"initial": always, "transition": always.expand(2, 2)}
+        >>> model.set_probabilities(model.probabilities() | tables)
+        >>> pc.viz.state_use(model)
+        tensor([0.6667, 0.3333], dtype=torch.float64)
     """
     transition_table = _table(model, "transition")
     first = model.log_parameters().get("initial")

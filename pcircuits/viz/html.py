@@ -36,6 +36,11 @@ def circuit_html(circuit: Circuit) -> str:
 
     Raises:
         StructureError: If it is not a circuit.
+
+    Examples:
+        >>> page = pc.viz.circuit_html(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> page.startswith("<div"), "<svg" in page
+        (True, True)
     """
     if not isinstance(circuit, Circuit):
         raise StructureError(f"expected a Circuit; found {type(circuit).__name__}")
@@ -53,6 +58,12 @@ def model_html(model: CircuitModel) -> str:
 
     Raises:
         StructureError: If it is not a model.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> page = pc.viz.model_html(model)
+        >>> "weights" in page, "<svg" in page
+        (True, True)
     """
     if not isinstance(model, CircuitModel):
         raise StructureError(f"expected a CircuitModel; found {type(model).__name__}")
@@ -76,6 +87,11 @@ def plan_html(plan: Plan) -> str:
 
     Raises:
         StructureError: If it is not a plan.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.hmm(3, num_states=2, num_categories=2))
+        >>> "<svg" in pc.viz.plan_html(plan)
+        True
     """
     if not isinstance(plan, Plan):
         raise StructureError(f"expected a Plan; found {type(plan).__name__}")
@@ -103,6 +119,12 @@ def history_html(history: History) -> str:
 
     Raises:
         StructureError: If it is not a history.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> history = pc.fit_em(model, torch.tensor([[0, 0], [1, 1]]), epochs=3, progress=False)
+        >>> "finished" in pc.viz.history_html(history)
+        True
     """
     if not isinstance(history, History):
         raise StructureError(f"expected a History; found {type(history).__name__}")

@@ -45,6 +45,13 @@ def most_informative(
     Raises:
         StructureError: If there are too few or many names, or `num_shown` is below one.
         EvidenceError: As `CircuitModel.most_informative`, or if there is no such row.
+
+    Examples:
+        >>> rows = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 1, 0], [1, 1, 1]])
+        >>> model = pc.CircuitModel.of(pc.chow_liu(rows, pseudocount=0))
+        >>> ax = pc.viz.most_informative(model, 0, variable_names=["x", "copy of x", "coin"])
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['copy of x', 'coin']
     """
     names = checked_names(variable_names, model.circuit.num_variables, "variable names", "X")
     if num_shown < 1:

@@ -30,6 +30,14 @@ def learning_curve(
 
     Raises:
         StructureError: If there is nothing to draw, or `by` is unknown.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.mixture(2, num_components=2, num_categories=2))
+        >>> rows = torch.tensor([[0, 0], [1, 1]])
+        >>> history = pc.fit_em(model, rows, valid=rows, epochs=3, progress=False)
+        >>> ax = pc.viz.learning_curve({"EM": history})
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('epoch', 'log-likelihood (nats a row)')
     """
     named = {"": history} if isinstance(history, History) else dict(history)
     if not named or not all(len(h) for h in named.values()):

@@ -57,6 +57,12 @@ def draw_plan(plan: Plan, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        >>> plan = pc.compile_circuit(pc.families.binary_tree(16, num_units=4, num_categories=2))
+        >>> ax = pc.viz.draw_plan(plan)
+        >>> ax.get_title()
+        '9 layers, 356 parameters'
     """
     layers = list(reversed(plan.layers))
     runs = _runs([_signature(plan, place) for place in reversed(range(len(layers)))])

@@ -33,6 +33,11 @@ def regions(
     Raises:
         StructureError: If it cannot be drawn or has too many regions, or names are too few or
             many.
+
+    Examples:
+        >>> ax = pc.viz.regions(pc.families.binary_tree(4, num_units=2, num_categories=2))
+        >>> sorted({text.get_text() for text in ax.texts} - {"×"})
+        ['X0', 'X0, X1', 'X0, X1, X2, X3', 'X1', 'X2', 'X2, X3', 'X3']
     """
     drawn = Subject.of(circuit).circuit
     names = checked_names(variable_names, drawn.num_variables, "variable names", "X")

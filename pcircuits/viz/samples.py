@@ -54,6 +54,13 @@ def samples(
     Raises:
         StructureError: If values are not a table, or do not fit the shape, tokens or names, or
             both a shape and tokens are given.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.quad_tree(4, 4, num_units=2, num_categories=2))
+        >>> ax = pc.viz.samples(model.sample(6), shape=(4, 4))  # six images
+        >>> _ = pc.viz.save(ax, "samples.png")
+        >>> drawn = torch.tensor([[0, 1, 1], [1, 0, 2]])
+        >>> ax = pc.viz.samples(drawn, token_names=["a", "b", "c"])  # two lines of text
     """
     if values.ndim != 2 or 0 in values.shape:
         raise StructureError(f"expected values (N, L); found shape {tuple(values.shape)}")

@@ -35,11 +35,9 @@ def save(picture: Axes | Figure, path: str | Path, *, dots_per_inch: int = _DOTS
     Raises:
         FormatError: If the name ends otherwise, or the resolution is not positive.
 
-    Example:
-        >>> import tempfile
-        >>> import pcircuits as pc
+    Examples:
         >>> axes = pc.viz.draw(pc.families.mixture(3, 2, 2))
-        >>> pc.viz.save(axes, Path(tempfile.mkdtemp()) / "mixture.svg").name
+        >>> pc.viz.save(axes, "mixture.svg").name
         'mixture.svg'
     """
     target = Path(path)

@@ -1,4 +1,16 @@
-"""Colours, axes and text measures of all pictures: one look, safe for colour-blind readers."""
+"""Colours, axes and text measures of all pictures: one look, safe for colour-blind readers.
+
+Examples:
+    A picture of your own in the look of all others:
+
+    >>> ax = pc.viz.style.axes_or_new(None, (4, 3))
+    >>> for place, name in enumerate(["first", "second"]):
+    ...     pc.viz.style.curve(ax, place, [0, 1, 2], [place, 1, 2], label=name)
+    >>> pc.viz.style.entitle(ax, "two lines")
+    >>> pc.viz.style.legend_beside(ax)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['first', 'second']
+"""
 
 from __future__ import annotations
 

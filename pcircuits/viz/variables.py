@@ -49,6 +49,13 @@ def marginals(
     Raises:
         StructureError: If `kind` is unknown, bars cannot be drawn, or names are too few or many.
         EvidenceError: If the evidence does not fit or is impossible, or has no such row.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.hmm(4, num_states=2, num_categories=2))
+        >>> first_is_1 = pc.Evidence(torch.tensor([[1, 0, 0, 0]]), torch.arange(4)[None] == 0)
+        >>> ax = pc.viz.marginals(model, first_is_1)
+        >>> ax.get_title()
+        'posterior of every variable, 1 observed'
     """
     variables = checked_names(variable_names, model.circuit.num_variables, "variable names", "X")
     categories = checked_names(category_names, model.circuit.num_categories, "category names", "")

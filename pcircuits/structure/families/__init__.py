@@ -1,4 +1,12 @@
-"""Ready-made structures, one file a family; each function returns a `Circuit`."""
+"""Ready-made structures, one file a family; each function returns a `Circuit`.
+
+Examples:
+    >>> hmm = pc.families.hmm(length=16, num_states=32, num_categories=20)
+    >>> image = pc.families.quad_tree(8, 8, num_units=4, num_categories=2)
+    >>> pattern = pc.families.regular_expression("a+b+", 4, ["a", "b"])
+    >>> [circuit.num_variables for circuit in (hmm, image, pattern)]
+    [16, 64, 4]
+"""
 
 from pcircuits.structure.families.automaton import automaton, regular_expression
 from pcircuits.structure.families.binary_tree import binary_tree

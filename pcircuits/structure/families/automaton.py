@@ -47,6 +47,17 @@ def automaton(
     Raises:
         StructureError: If a state or token does not exist, a move is given twice, or no sequence of
             this length is accepted.
+
+    Examples:
+        Of three tokens out of {0, 1}, at least two are 1:
+
+        >>> moves = [{1: 1, None: 0}, {1: 2, None: 1}, {None: 2}]
+        >>> circuit = pc.families.automaton(moves, accepting={2}, length=3, num_categories=2)
+        >>> model = pc.CircuitModel(circuit)
+        >>> model.log_evidence(pc.Evidence()).exp().round()  # sequences that are accepted
+        tensor([4.], dtype=torch.float64)
+        >>> model.log_likelihood(torch.tensor([[1, 0, 1], [1, 0, 0]])).exp()
+        tensor([1., 0.], dtype=torch.float64)
     """
     check_length(length)
     machine = Automaton.from_moves(
@@ -91,10 +102,9 @@ def regular_expression(
         StructureError: If the pattern is not valid, not supported or too large, a token is the
             empty string, `pad` is no token, or no sequence of this length matches.
 
-    Example:
+    Examples:
         A hidden Markov model that can only say what matches:
 
-        >>> import pcircuits as pc
         >>> pattern = pc.families.regular_expression("a+b+", 4, ["a", "b"])
         >>> hmm = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=2))
         >>> both = pc.operators.multiply(hmm.weighted(), pc.WeightedCircuit(pattern, {}))

@@ -27,6 +27,14 @@ def binary_tree(
 
     Raises:
         ValueError: If `product` is neither.
+
+    Examples:
+        >>> circuit = pc.families.binary_tree(length=8, num_units=4, num_categories=3)
+        >>> cost = pc.compile_circuit(circuit).cost()
+        >>> cost.num_layers, cost.num_parameters  # 8 inputs and 6 sums of 4 units, and the root
+        (7, 196)
+        >>> str(pc.validate(circuit).vtree)
+        '(((0 1) (2 3)) ((4 5) (6 7)))'
     """
     check_length(length)
     if product not in ("elementwise", "kronecker"):

@@ -48,6 +48,12 @@ def block_hmm(
 
     Raises:
         StructureError: If a size is out of range or `num_blocks` does not divide `num_states`.
+
+    Examples:
+        >>> blocks = pc.families.block_hmm(8, 64, num_categories=5, num_blocks=8, rank=4)
+        >>> dense = pc.families.hmm(8, num_states=64, num_categories=5)
+        >>> [pc.compile_circuit(c).cost().num_parameters for c in (blocks, dense)]
+        [1408, 4480]
     """
     check_length(length)
     check_at_least("num_states", num_states, 1)

@@ -16,6 +16,13 @@ def factorized(length: int, num_categories: int) -> Circuit:
 
     Returns:
         A circuit of L inputs under one product.
+
+    Examples:
+        >>> model = pc.CircuitModel(pc.families.factorized(length=2, num_categories=2))
+        >>> tables = {"input_0": torch.tensor([[0.5, 0.5]]), "input_1": torch.tensor([[0.2, 0.8]])}
+        >>> model.set_probabilities(tables)
+        >>> model.log_likelihood(torch.tensor([[1, 1]])).exp().detach()  # 0.5 * 0.8
+        tensor([0.4000])
     """
     check_length(length)
     inputs = [

@@ -36,6 +36,12 @@ def hidden_chow_liu(
 
     Raises:
         StructureError: If `parents` is not a tree or the numbers of categories do not fit.
+
+    Examples:
+        >>> circuit = pc.families.hidden_chow_liu([-1, 0, 0], num_units=4, num_categories=2)
+        >>> model = pc.CircuitModel(circuit)
+        >>> {name: tuple(table.shape) for name, table in model.probabilities().items()}
+        {'emission_2': (12, 2), 'transition': (32,), 'initial': (4,)}
     """
     order = _parents_last(parents)
     categories = _categories(num_categories, len(order))
@@ -74,6 +80,15 @@ def chow_liu(parents: Sequence[int], num_categories: int | Sequence[int]) -> Cir
 
     Raises:
         StructureError: If `parents` is not a tree or the numbers of categories do not fit.
+
+    Examples:
+        Variable 1 repeats what variable 0 is:
+
+        >>> model = pc.CircuitModel(pc.families.chow_liu([-1, 0], num_categories=2))
+        >>> tables = {"initial": torch.tensor([0.3, 0.7]), "transition_1": torch.eye(2)}
+        >>> model.set_probabilities(tables)
+        >>> model.log_likelihood(torch.tensor([[1, 1], [1, 0]])).exp().detach()
+        tensor([0.7000, 0.0000])
     """
     order = _parents_last(parents)
     categories = _categories(num_categories, len(order))

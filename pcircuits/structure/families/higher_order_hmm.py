@@ -33,6 +33,12 @@ def higher_order_hmm(length: int, order: int, num_states: int, num_categories: i
 
     Raises:
         StructureError: If a size is out of range.
+
+    Examples:
+        >>> circuit = pc.families.higher_order_hmm(6, order=2, num_states=3, num_categories=5)
+        >>> model = pc.CircuitModel(circuit)
+        >>> {name: tuple(table.shape) for name, table in model.probabilities().items()}
+        {'emission': (3, 5), 'transition': (27,), 'initial': (9,)}
     """
     check_length(length)
     check_at_least("order", order, 1)

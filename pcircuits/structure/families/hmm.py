@@ -24,6 +24,20 @@ def hmm(length: int, num_states: int, num_categories: int, *, homogeneous: bool 
 
     Returns:
         The circuit.
+
+    Examples:
+        States that stay with probability 0.9, and show themselves:
+
+        >>> model = pc.CircuitModel(pc.families.hmm(length=3, num_states=2, num_categories=2))
+        >>> model.set_probabilities({
+        ...     "initial": torch.tensor([0.5, 0.5]),
+        ...     "transition": torch.tensor([[0.9, 0.1], [0.1, 0.9]]),
+        ...     "emission": torch.eye(2),
+        ... })
+        >>> first = torch.tensor([[True, False, False]])
+        >>> first_is_1 = pc.Evidence(torch.tensor([[1, 0, 0]]), observed=first)
+        >>> model.marginals(first_is_1).detach()[0, :, 1]  # 1, 0.9, 0.9 * 0.9 + 0.1 * 0.1
+        tensor([1.0000, 0.9000, 0.8200])
     """
     return _chain(length, num_states, num_categories, homogeneous=homogeneous, gated=False)
 
@@ -45,6 +59,17 @@ def gated_hmm(length: int, num_states: int, num_categories: int) -> Circuit:
 
     Returns:
         The circuit, with inputs named as in `hmm` up to the mixing node `state_t`.
+
+    Examples:
+        With all gates closed only the overriding tables count:
+
+        >>> plan = pc.compile_circuit(pc.families.gated_hmm(2, num_states=3, num_categories=2))
+        >>> weights = pc.random_parameters(plan)
+        >>> closed = torch.tensor([0.0, 1.0]).log().expand(3, 2)
+        >>> weights |= {name: closed for name in weights if "gate" in name}
+        >>> weights |= {f"override_{t}": torch.tensor([[0.2, 0.8]]).log() for t in range(2)}
+        >>> pc.forward(plan, weights, pc.Evidence(torch.tensor([[1, 1]]))).exp()  # 0.8 * 0.8
+        tensor([0.6400])
     """
     return _chain(length, num_states, num_categories, homogeneous=True, gated=True)
 

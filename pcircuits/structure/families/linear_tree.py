@@ -47,6 +47,11 @@ def linear_tree(
     Raises:
         StructureError: If a size is out of range, `order` is not an order of the variables or
             `product` is neither.
+
+    Examples:
+        >>> circuit = pc.families.linear_tree(4, num_units=2, num_categories=3, order=[3, 1, 0, 2])
+        >>> str(pc.validate(circuit).vtree)
+        '(((0 2) 1) 3)'
     """
     graph = linear_tree_regions(length, order=order)
     return graph.to_circuit(
@@ -66,6 +71,11 @@ def linear_tree_regions(length: int, *, order: Sequence[int] | None = None) -> R
 
     Raises:
         StructureError: If the length is out of range or `order` is not an order of the variables.
+
+    Examples:
+        >>> graph = pc.families.linear_tree_regions(5)
+        >>> graph.num_partitions, len(graph.leaves)
+        (4, 5)
     """
     check_length(length)
     variables = list(range(length) if order is None else order)

@@ -19,6 +19,12 @@ class Literal:
     Args:
         variable: Index of the variable, from 0.
         positive: Whether it must be true (category 1), else false (category 0).
+
+    Examples:
+        >>> not_first = pc.families.Literal(0, positive=False)
+        >>> circuit = pc.families.logic(not_first, num_variables=2)
+        >>> pc.CircuitModel(circuit).log_likelihood(torch.tensor([[0, 1], [1, 1]])).exp()
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     variable: int
@@ -31,6 +37,12 @@ class And:
 
     Args:
         *operands: Formulas; one formula object may be an operand of many.
+
+    Examples:
+        >>> both = pc.families.And(pc.families.Literal(0), pc.families.Literal(1, positive=False))
+        >>> circuit = pc.families.logic(both)
+        >>> pc.CircuitModel(circuit).log_likelihood(torch.tensor([[1, 0], [1, 1]])).exp()
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     operands: tuple[Formula, ...]
@@ -48,6 +60,14 @@ class Or:
 
     Args:
         *operands: Formulas; one formula object may be an operand of many.
+
+    Examples:
+        >>> rain, sprinkler = pc.families.Literal(0), pc.families.Literal(1)
+        >>> dry = pc.families.Literal(0, positive=False)
+        >>> either = pc.families.Or(rain, pc.families.And(dry, sprinkler))  # never both at once
+        >>> wet = pc.CircuitModel(pc.families.logic(either))
+        >>> wet.log_evidence(pc.Evidence()).exp().round()  # worlds in which the grass is wet
+        tensor([3.], dtype=torch.float64)
     """
 
     operands: tuple[Formula, ...]
@@ -86,6 +106,15 @@ def logic(formula: Formula, num_variables: int | None = None) -> Circuit:
     Raises:
         StructureError: If operands of an "and" share variables, a variable is not one of the L, or
             the formula is always false.
+
+    Examples:
+        If it rains the grass is wet: two implications of three variables.
+
+        >>> Literal, And, Or = pc.families.Literal, pc.families.And, pc.families.Or
+        >>> no_rain, rain, wet = Literal(0, positive=False), Literal(0), Literal(1)
+        >>> circuit = pc.families.logic(Or(no_rain, And(rain, wet)), num_variables=3)
+        >>> pc.CircuitModel(circuit).log_evidence(pc.Evidence()).exp().round()  # models: 3 times 2
+        tensor([6.], dtype=torch.float64)
     """
     builder = _FormulaBuilder()
     for part in _operands_first(formula):
@@ -131,6 +160,16 @@ def logic_from_cnf(
 
     Raises:
         StructureError: If a literal or the order does not fit, or there is no model.
+
+    Examples:
+        (a or b) and (not a or c) has four models:
+
+        >>> circuit = pc.families.logic_from_cnf([[1, 2], [-1, 3]], num_variables=3)
+        >>> model = pc.CircuitModel(circuit)
+        >>> model.log_evidence(pc.Evidence()).exp().round()
+        tensor([4.], dtype=torch.float64)
+        >>> pc.validate(circuit).deterministic
+        True
     """
     checked = frozenset(_checked_clauses(clauses, num_variables))
     if frozenset() in checked:

@@ -17,6 +17,17 @@ def mixture(length: int, num_components: int, num_categories: int) -> Circuit:
 
     Returns:
         A circuit of L inputs, one product and one sum.
+
+    Examples:
+        Two coins, one fair and one of two heads; which one it was shows after a few throws:
+
+        >>> model = pc.CircuitModel(pc.families.mixture(3, num_components=2, num_categories=2))
+        >>> coins = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+        >>> tables = {f"input_{i}": coins for i in range(3)}
+        >>> model.set_probabilities({"weights": torch.tensor([0.5, 0.5]), **tables})
+        >>> two_heads = pc.Evidence(torch.ones(1, 3).long(), torch.tensor([[True, True, False]]))
+        >>> model.marginals(two_heads).detach()[0, 2]  # (0.2 * 0.5, 0.2 * 0.5 + 0.8)
+        tensor([0.1000, 0.9000])
     """
     check_length(length)
     inputs = [

@@ -58,6 +58,12 @@ def monarch_hmm(
     Raises:
         StructureError: If a size is out of range or the factors' product is not the number of
             states.
+
+    Examples:
+        >>> monarch = pc.families.monarch_hmm(8, num_states=256, num_categories=5)
+        >>> dense = pc.families.hmm(8, num_states=256, num_categories=5)
+        >>> [pc.compile_circuit(c).cost().num_parameters for c in (monarch, dense)]
+        [9728, 67072]
     """
     check_length(length)
     check_at_least("num_states", num_states, 1)

@@ -48,6 +48,12 @@ def poon_domingos(
 
     Raises:
         StructureError: If a size is out of range or `product` is neither.
+
+    Examples:
+        >>> circuit = pc.families.poon_domingos(2, 3, num_units=2, num_categories=2, step=1)
+        >>> properties = pc.validate(circuit)
+        >>> properties.decomposable, properties.structured_decomposable
+        (True, False)
     """
     graph = poon_domingos_regions(height, width, step=step)
     return graph.to_circuit(
@@ -68,6 +74,11 @@ def poon_domingos_regions(height: int, width: int, *, step: int | tuple[int, ...
 
     Raises:
         StructureError: If a size is out of range.
+
+    Examples:
+        >>> graph = pc.families.poon_domingos_regions(height=28, width=28, step=4)
+        >>> len(graph.regions), graph.num_partitions
+        (784, 3136)
     """
     steps = step if isinstance(step, tuple) else (step,)
     check_at_least("number of steps", len(steps), 1)

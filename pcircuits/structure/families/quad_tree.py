@@ -46,6 +46,11 @@ def quad_tree(
 
     Raises:
         StructureError: If a size is out of range, or `splits` or `product` is neither.
+
+    Examples:
+        >>> circuit = pc.families.quad_tree(4, 4, num_units=2, num_categories=2)
+        >>> str(pc.validate(circuit).vtree)  # variable 4 * row + column
+        '((0 1 4 5) (2 3 6 7) (8 9 12 13) (10 11 14 15))'
     """
     graph = quad_tree_regions(height, width, splits=splits)
     return graph.to_circuit(
@@ -83,6 +88,11 @@ def quad_graph(
 
     Raises:
         StructureError: If a size is out of range or `product` is neither.
+
+    Examples:
+        >>> circuit = pc.families.quad_graph(4, 4, num_units=2, num_categories=2)
+        >>> pc.validate(circuit).structured_decomposable  # rows first, columns first
+        False
     """
     graph = quad_graph_regions(height, width)
     return graph.to_circuit(
@@ -103,6 +113,11 @@ def quad_tree_regions(height: int, width: int, *, splits: int = 4) -> RegionGrap
 
     Raises:
         StructureError: If a size is out of range or `splits` is neither.
+
+    Examples:
+        >>> graph = pc.families.quad_tree_regions(height=4, width=4)
+        >>> graph.num_partitions, len(graph.leaves)
+        (5, 16)
     """
     if splits not in (2, 4):
         raise StructureError(f"splits must be 2 or 4; found {splits!r}")
@@ -121,6 +136,11 @@ def quad_graph_regions(height: int, width: int) -> RegionGraph:
 
     Raises:
         StructureError: If a size is out of range.
+
+    Examples:
+        >>> graph = pc.families.quad_graph_regions(height=2, width=2)
+        >>> graph.num_partitions  # the square in two ways, and four pairs of cells
+        6
     """
     return rectangle_graph(height, width, _halves)
 

@@ -41,6 +41,13 @@ def random_binary_tree(
 
     Raises:
         StructureError: If a size is out of range or `product` is neither.
+
+    Examples:
+        >>> circuit = pc.families.random_binary_tree(
+        ...     8, num_units=2, num_categories=2, seed=0, repetitions=2
+        ... )
+        >>> pc.validate(circuit).structured_decomposable  # two trees, which no third one refines
+        False
     """
     graph = random_binary_tree_regions(length, seed=seed, repetitions=repetitions)
     return graph.to_circuit(
@@ -84,6 +91,14 @@ def rat(
 
     Raises:
         StructureError: If a size is out of range.
+
+    Examples:
+        >>> circuit = pc.families.rat(
+        ...     16, num_categories=2, depth=2, repetitions=3, num_sums=4, num_input_units=4, seed=0
+        ... )
+        >>> model = pc.CircuitModel(circuit)
+        >>> tuple(model.sample(5).shape)
+        (5, 16)
     """
     check_at_least("depth", depth, 0)
     graph = random_binary_tree_regions(length, seed=seed, repetitions=repetitions, depth=depth)
@@ -108,6 +123,11 @@ def random_binary_tree_regions(
 
     Raises:
         StructureError: If a size is out of range.
+
+    Examples:
+        >>> graph = pc.families.random_binary_tree_regions(8, seed=0, depth=1)
+        >>> [len(leaf) for leaf in graph.leaves]
+        [4, 4]
     """
     check_length(length)
     check_at_least("repetitions", repetitions, 1)
