@@ -173,7 +173,7 @@ def _texts(
 def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None) -> dict[str, Any]:
     """What decoding is told."""
     tokens = model.block if args.tokens is None else args.tokens
-    region = (args.block or model.block) if args.mode == "block" else tokens
+    region = (args.block or min(model.block, tokens)) if args.mode == "block" else tokens
     pace = args.tokens_per_step
     if args.steps is None and pace is None and args.quota is None:
         pace = min(_TOKENS_PER_STEP, region)
@@ -238,7 +238,10 @@ def _add_order(group: Any) -> None:
         help="weight of classifier-free guidance; default %(default)s",
     )
     group.add_argument(
-        "--block", type=int, metavar="N", help="tokens of a block; default the model's own"
+        "--block",
+        type=int,
+        metavar="N",
+        help="tokens of a block; default the model's own, or all tokens if they are fewer",
     )
     group.add_argument(
         "--cache",

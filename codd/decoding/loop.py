@@ -77,8 +77,8 @@ def generate(
         stochastic: Each masked token is fixed with probability 1 / steps left, as in the reverse
             process itself; with `steps`, which some rows may not need.
         mode: "block" or "full".
-        block_length: Tokens of a block in mode "block"; None for the model's own, or for all new
-            tokens under a constraint.
+        block_length: Tokens of a block in mode "block", a divisor of N; None for the model's own,
+            or for all new tokens if they are fewer or under a constraint.
         selection: "random", "low_confidence" (the default), "margin", "entropy" or
             "left_to_right": which positions come first.
         sampler: "exact", "latent", "any_order" or "map": how tokens of one step are drawn together;
@@ -247,7 +247,8 @@ def _continue(
     if said["new_tokens"] is None:
         raise DecodingError("new_tokens: expected how many tokens to generate, found None")
     if said["mode"] in (None, "block") and said["block_length"] is None:
-        said["block_length"] = model.block if constraint is None else said["new_tokens"]
+        longest = model.block if constraint is None else said["new_tokens"]
+        said["block_length"] = min(longest, said["new_tokens"])
     history = bool(said.pop("record_history"))
     if said["stop"] is not None:
         said["stop"] = tuple(tuple(sequence) for sequence in said["stop"])

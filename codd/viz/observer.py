@@ -85,7 +85,7 @@ def record(
     length = model.block if new_tokens is None else new_tokens
     region = length
     if mode == "block" and constraint is None:
-        region = block_length or model.block
+        region = block_length or min(model.block, length)
     given: Decodable = model if constraint is None else ConstrainedModel(model, constraint)
     observer = _Observer(given, length, region, num_candidates, dependencies, progress)
     ids = model.vocabulary.encode(prompt)

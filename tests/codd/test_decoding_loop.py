@@ -208,6 +208,15 @@ def test_prompts_are_not_changed() -> None:
     assert [p.tolist() for p in prompts] == [[0], [1, 2]]
 
 
+def test_fewer_tokens_than_a_block_are_one_block() -> None:
+    model = CountingModel(**COUNTING)
+    assert model.block > 2
+    shorter, whole = (
+        generate(model, rows([0]), 2, 1, block_length=length, seed=0) for length in (None, 2)
+    )
+    assert torch.equal(shorter.completions, whole.completions)
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"steps": 0}, "steps: expected 1 .* to 4 .*found 0"),
     ({"steps": -2}, "steps: expected 1 .* found -2"),
