@@ -1,4 +1,16 @@
-"""Coupled discrete diffusion: several tokens a step from one exact joint distribution."""
+"""Coupled discrete diffusion: several tokens a step from one exact joint distribution.
+
+Examples:
+    >>> model = codd.CoupledModel.from_pretrained("demo")  # ships with the package
+    >>> text = model.generate("Return the ", new_tokens=4, steps=1, seed=0)[0]
+    >>> text.startswith("Return the "), len(text)
+    (True, 15)
+    >>> tokens = model.vocabulary.encode("Return a list of all files in the given directory.")
+    >>> tokens[34:40] = model.mask_id
+    >>> joint = model.joint(tokens[None])  # one call of the denoiser, then exact
+    >>> joint.marginals().shape, joint.sample(3).shape
+    (torch.Size([1, 48, 99]), torch.Size([1, 3, 48]))
+"""
 
 import importlib
 from collections.abc import Callable

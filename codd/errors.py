@@ -1,4 +1,15 @@
-"""Errors raised by codd; each names the object, what was expected and what was found."""
+"""Errors raised by codd; each names the object, what was expected and what was found.
+
+Examples:
+    >>> model = codd.CoupledModel.from_pretrained("demo")
+    >>> try:
+    ...     model.generate("Return ", steps=0)
+    ... except codd.errors.DecodingError as error:  # a kind of `CoddError`
+    ...     print(error)
+    steps: expected 1 (one a block) to 32 (one a token), found 0
+    >>> issubclass(codd.errors.CoddError, ValueError)
+    True
+"""
 
 __all__ = [
     "CheckpointError",

@@ -50,6 +50,19 @@ class CoupledModel(nn.Module):
 
     Raises:
         ConfigError: If the parts do not fit together.
+
+    Examples:
+        From parts: a network, a circuit over windows of four characters, the characters.
+
+        >>> vocabulary = codd.CharacterVocabulary.from_text(["abc "])
+        >>> V = vocabulary.size
+        >>> shape = codd.TransformerConfig(num_categories=V, max_length=8, width=16, num_heads=2)
+        >>> denoiser = codd.TransformerDenoiser(shape)
+        >>> circuit = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=V))
+        >>> model = codd.CoupledModel.from_parts(denoiser, circuit, vocabulary=vocabulary)
+        >>> text = model.generate("ab", new_tokens=4, steps=2)[0]
+        >>> text.startswith("ab"), len(text)
+        (True, 6)
     """
 
     def __init__(
@@ -448,6 +461,11 @@ class CoupledModel(nn.Module):
             CheckpointError: If it is missing, damaged, of another version or contradicts itself,
                 the denoiser is not the one that the model was made with, or an option is none that
                 it can have.
+
+        Examples:
+            >>> model = codd.CoupledModel.from_pretrained("demo")  # ships with the package
+            >>> model.window, model.max_length, model.settings.kind
+            (48, 64, 'copula')
         """
         folder = locate(name, revision=revision)
         options = LoadOptions(dtype, device_map, quantization)

@@ -42,6 +42,12 @@ class PublishedSettings:
         pc_temperature: Divides the logits before they are coupled.
         pc_frac: Mask ratio at which the circuit is switched.
         reverse_frac: Whether the circuit is on above that ratio, not below it.
+
+    Examples:
+        >>> said = {"mask_id": 99, "pc_temperature": 0.2}
+        >>> settings = codd.PublishedSettings.from_json(said, "the file")
+        >>> settings.mask_id, settings.pc_temperature, settings.pc_frac
+        (99, 0.2, 0.7)
     """
 
     base_model_id: str = ""
@@ -144,11 +150,22 @@ def load_published_circuit(
         window: Tokens W that the circuit must couple; None takes any.
         num_categories: Categories V that it must have; None takes any.
 
+    Returns:
+        The circuit, and the settings that lie beside it.
+
     Raises:
         CheckpointError: If there is no such file, the settings are damaged, or window or
             categories differ from what is expected or from the settings.
         pcircuits.errors.FormatError: If the circuit cannot be read, or its file asks for anything
             else than a circuit needs.
+
+    Examples:
+        >>> circuit = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=5))
+        >>> codd.save_published_circuit("mine", circuit)
+        >>> published = codd.load_published_circuit("mine", window=4, num_categories=5)
+        >>> rows = torch.tensor([[0, 1, 2, 3]])
+        >>> torch.allclose(published.circuit.log_likelihood(rows), circuit.log_likelihood(rows))
+        True
     """
     file, settings = _files(Path(path))
     weighted = _named(pc.read_jpc(file, dtype=torch.float32))
@@ -183,6 +200,12 @@ def save_published_circuit(
     Raises:
         CheckpointError: If the settings have another number of categories.
         pcircuits.errors.FormatError: If PyJuice has no such circuits.
+
+    Examples:
+        >>> circuit = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=5))
+        >>> codd.save_published_circuit("mine", circuit)
+        >>> codd.load_published_circuit("mine").circuit.circuit.num_variables
+        4
     """
     sizes = set(circuit.circuit.categories)
     if settings is not None and sizes != {settings.vocab_size}:

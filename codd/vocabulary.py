@@ -25,7 +25,15 @@ Ids = Sequence[int] | Tensor
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """A reversible map between text and categories 0 .. V-1."""
+    """A reversible map between text and categories 0 .. V-1.
+
+    Examples:
+        >>> vocabulary: codd.Vocabulary = codd.ByteVocabulary()  # or one of your own
+        >>> vocabulary.size, vocabulary.mask_id
+        (256, 256)
+        >>> vocabulary.decode(vocabulary.encode("any text"))
+        'any text'
+    """
 
     @property
     def size(self) -> int:
@@ -88,6 +96,15 @@ class CharacterVocabulary(_Described):
 
     Attributes:
         characters: The members in the order of their ids; single, distinct, with U+FFFD.
+
+    Examples:
+        >>> vocabulary = codd.CharacterVocabulary.from_text(["banana"])
+        >>> vocabulary.characters, vocabulary.mask_id
+        (('a', 'b', 'n', '�'), 4)
+        >>> tokens = vocabulary.encode("nab")
+        >>> tokens[1] = vocabulary.mask_id
+        >>> vocabulary.decode(tokens)
+        'n▁b'
     """
 
     characters: tuple[str, ...]
@@ -160,7 +177,15 @@ class CharacterVocabulary(_Described):
 
 @dataclass(frozen=True)
 class ByteVocabulary(_Described):
-    """The 256 bytes of UTF-8: nothing to learn, nothing outside."""
+    """The 256 bytes of UTF-8: nothing to learn, nothing outside.
+
+    Examples:
+        >>> vocabulary = codd.ByteVocabulary()
+        >>> vocabulary.encode("né")  # é is two bytes
+        tensor([110, 195, 169])
+        >>> vocabulary.decode([110, 256, 195, 169])  # 256 is the mask
+        'n▁é'
+    """
 
     @property
     def size(self) -> int:
@@ -194,6 +219,14 @@ class BPEVocabulary(_Described):
 
     Attributes:
         tokenizer_json: The Hugging Face tokenizer's own description.
+
+    Examples:
+        Needs the extra `hub`:
+
+        >>> vocabulary = codd.BPEVocabulary.from_text(["low lower lowest"] * 10, size=260)
+        >>> ids = vocabulary.encode("lower")
+        >>> len(ids) < len("lower".encode()), vocabulary.decode(ids)
+        (True, 'lower')
     """
 
     tokenizer_json: str
@@ -275,6 +308,14 @@ class PublishedVocabulary(_Described):
         tokenizer_json: The Hugging Face tokenizer's own description.
         num_categories: V of the network.
         mask: The id of its mask.
+
+    Examples:
+        Of a network whose tokenizer knows its own mask; needs the extra `hub`:
+
+        >>> tokenizer = codd.BPEVocabulary.from_text(["low lower"], size=258).tokenizer_json
+        >>> published = codd.PublishedVocabulary(tokenizer, num_categories=300, mask=299)
+        >>> published.size, published.mask_id, published.decode(published.encode("low"))
+        (300, 299, 'low')
     """
 
     tokenizer_json: str
@@ -344,8 +385,17 @@ def vocabulary_from_json(description: dict[str, Any]) -> Vocabulary:
     Args:
         description: The parsed JSON.
 
+    Returns:
+        The vocabulary, of the class that its `kind` names.
+
     Raises:
         VocabularyError: If the kind is unknown or its fields are missing or damaged.
+
+    Examples:
+        >>> vocabulary = codd.CharacterVocabulary.from_text(["banana"])
+        >>> again = codd.vocabulary_from_json(vocabulary.to_json())
+        >>> again.fingerprint == vocabulary.fingerprint
+        True
     """
     kind = description.get("kind") if isinstance(description, dict) else None
     try:

@@ -53,7 +53,7 @@ def couple(
     Args:
         settings: Which coupling.
         plan: The circuit over W variables.
-        parameters: Its log-weights by name, shared or per window.
+        parameters: Name -> log-weights of the declared shape, shared or per window; or prepared.
         log_probs: (B, W, V) the denoiser's normalised log-probabilities; with `listing` (B, W, J).
         values: (B, W) tokens; arbitrary where masked.
         observed: (B, W) bool, True = visible.
@@ -68,6 +68,21 @@ def couple(
 
     Raises:
         CouplingError: If shapes do not fit, or the circuit contradicts the visible tokens.
+
+    Examples:
+        New York or San Diego: the denoiser knows neither word, the circuit which go together.
+
+        >>> cities = pc.CircuitModel.of(pc.chow_liu(torch.tensor([[0, 0], [1, 1]]), pseudocount=0))
+        >>> unsure = torch.full((1, 2, 2), 0.5).double().log()
+        >>> hidden = torch.zeros(1, 2, dtype=torch.bool)
+        >>> plan, weights = cities.plan, cities.log_parameters()
+        >>> for kind in ("factorised", "copula"):
+        ...     settings = codd.CouplingSettings(kind)
+        ...     joint = codd.couple(settings, plan, weights, unsure, hidden.long(), hidden)
+        ...     new_diego = joint.log_prob(torch.tensor([[0, 1]])).exp().item()
+        ...     print(kind, round(new_diego, 4))
+        factorised 0.25
+        copula 0.0
     """
     log_probs, listing = targets_of(settings, log_probs, listing, include)
     if settings.kind == "factorised":
@@ -164,10 +179,28 @@ def leave_one_out(base: CoupledDistribution, potentials: Tensor | None) -> Tenso
 
 
 def marginal_error(distribution: TokenDistribution, log_probs: Tensor) -> Tensor:
-    """(B,) largest total-variation distance of a masked token's marginal from the denoiser's.
+    """Largest total-variation distance of a masked token's marginal from the denoiser's.
 
     Args:
         distribution: Any.
         log_probs: (B, W, V) the denoiser's log-probabilities.
+
+    Returns:
+        (B,) distances in [0, 1]; zero where nothing is masked.
+
+    Examples:
+        The copula keeps the denoiser's marginals, the product does not:
+
+        >>> rows = torch.tensor([[0, 0], [1, 1]])
+        >>> cities = pc.CircuitModel.of(pc.chow_liu(rows))
+        >>> plan, weights = cities.plan, cities.log_parameters()
+        >>> denoised = torch.tensor([[[0.9, 0.1], [0.8, 0.2]]]).double().log()
+        >>> hidden = torch.zeros(1, 2, dtype=torch.bool)
+        >>> for kind in ("product", "copula"):
+        ...     settings = codd.CouplingSettings(kind, step_sizes=(1.0,) + (0.5,) * 20)
+        ...     joint = codd.couple(settings, plan, weights, denoised, hidden.long(), hidden)
+        ...     print(kind, round(codd.marginal_error(joint, denoised).item(), 3))
+        product 0.074
+        copula 0.0
     """
     return marginal_distance(distribution.marginals(), log_probs, distribution.observed)

@@ -31,7 +31,19 @@ __all__ = ["CoupledDistribution", "FactorisedDistribution", "TokenDistribution"]
 
 
 class TokenDistribution(Protocol):
-    """An exact joint distribution over the W tokens of a window, given its visible ones."""
+    """An exact joint distribution over the W tokens of a window, given its visible ones.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> tokens = model.vocabulary.encode("Return a list of all files in the given directory.")
+        >>> tokens[34:40] = model.mask_id  # six characters are hidden
+        >>> joint: codd.TokenDistribution = model.joint(tokens[None])
+        >>> joint.length, int((~joint.observed).sum())
+        (48, 6)
+        >>> drawn = joint.sample(2)[0]
+        >>> bool((drawn[:, :30] == joint.values[:, :30]).all())  # what is visible is kept
+        True
+    """
 
     @property
     def batch_size(self) -> int:
@@ -110,6 +122,22 @@ class CoupledDistribution:
         kind: The coupling that it is of.
         base: The product of the denoiser's output and the circuit that another coupling started
             from; None for the product itself.
+
+    Examples:
+        New York or San Diego: the denoiser is unsure of both words, the circuit knows the pairs.
+
+        >>> cities = pc.CircuitModel.of(pc.chow_liu(torch.tensor([[0, 0], [1, 1]]), pseudocount=0))
+        >>> unsure = torch.full((1, 2, 2), 0.5).double().log()
+        >>> hidden = torch.zeros(1, 2, dtype=torch.bool)
+        >>> weights, settings = cities.log_parameters(), codd.CouplingSettings("copula")
+        >>> joint = codd.couple(settings, cities.plan, weights, unsure, hidden.long(), hidden)
+        >>> joint.log_prob(torch.tensor([[0, 0]])).exp().detach()  # New York
+        tensor([0.5000], dtype=torch.float64)
+        >>> joint.log_prob(torch.tensor([[0, 1]])).exp().detach()  # New Diego
+        tensor([0.], dtype=torch.float64)
+        >>> york = joint.condition(torch.tensor([[0, 0]]), torch.tensor([[True, False]]))
+        >>> york.marginals().detach()[0, 1]  # after "New"
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     plan: pc.Plan

@@ -24,6 +24,18 @@ class FactorisedDistribution:
         valid: (B, W) bool, False at padding, which is no token at all; None = all valid.
         listing: The tokens that `log_probs` speaks of; None = all.
         vocabulary_size: V; with `listing` only.
+
+    Examples:
+        New York or San Diego, each word for itself: half of what is drawn is no city.
+
+        >>> unsure = torch.full((1, 2, 2), 0.5).log()
+        >>> hidden = torch.zeros(1, 2, dtype=torch.bool)
+        >>> alone = codd.FactorisedDistribution(unsure, hidden.long(), hidden)
+        >>> alone.log_prob(torch.tensor([[0, 1]])).exp()  # New Diego
+        tensor([0.2500])
+        >>> alone.mutual_information()[0].round(decimals=4)  # entropies alone
+        tensor([[0.6931, 0.0000],
+                [0.0000, 0.6931]])
     """
 
     log_probs: Tensor

@@ -43,6 +43,16 @@ class CouplingSettings:
         top_k: Couples only the likeliest tokens of each position; None couples all.
         conditioned: Whether the model's modulator conditions the circuit on the hidden states;
             False takes the circuit as it was learned, which is the control.
+
+    Examples:
+        >>> plain = codd.CouplingSettings()
+        >>> plain.kind, plain.step_sizes
+        ('copula', (1.0, 0.5, 0.3))
+        >>> sharp = codd.CouplingSettings("product", target_temperature=0.5)
+        >>> sharp.changes_target
+        True
+        >>> plain.named("static-copula").conditioned  # without the model's modulator
+        False
     """
 
     kind: str = "copula"

@@ -63,6 +63,15 @@ class TotalCorrelation:
 
     Attributes:
         budget: ε in nats, at least 0.
+
+    Examples:
+        Independent tokens cost nothing: of a factorised output all are fixed by one call.
+
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> rule = codd.TotalCorrelation(budget=1.0)
+        >>> codd.generate(model, prompts, 8, quota=rule, coupling="factorised").denoiser_calls
+        1
     """
 
     budget: float = 6.0
@@ -91,6 +100,16 @@ class JointEntropy:
 
     Attributes:
         bound: In nats, at least 0.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> for bound in (0.0, 50.0):  # nats a call
+        ...     rule = codd.JointEntropy(bound)
+        ...     found = codd.generate(model, prompts, 8, quota=rule, coupling="factorised")
+        ...     print(found.denoiser_calls)
+        8
+        1
     """
 
     bound: float = 2.0

@@ -54,6 +54,18 @@ class ConstrainedModel(WrappedModel):
     Raises:
         DecodingError: If the constraint has parameters, a block more tokens than the window, the
             new tokens do not stay in view, or the constraint has other categories than the model.
+
+    Examples:
+        New tokens that are eight digits:
+
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> letters = [model.vocabulary.decode([token]) for token in range(model.num_categories)]
+        >>> digits = pc.families.regular_expression("[0-9]*", 8, letters)
+        >>> constrained = codd.ConstrainedModel(model, digits)
+        >>> prompts = [model.vocabulary.encode("version ")]
+        >>> found = codd.generate(constrained, prompts, 8, steps=1, coupling="factorised")
+        >>> model.vocabulary.decode(found.completions[0]).isdigit()
+        True
     """
 
     def __init__(

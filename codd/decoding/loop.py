@@ -113,8 +113,22 @@ def generate(
             `gen_length`, `max_new_tokens`, `block_size`, `remasking`, `alg`, `cfg_scale`, ...; see
             `codd.decoding.arguments.SPELLINGS`.
 
+    Returns:
+        Tokens, the step that fixed each, and what it cost.
+
     Raises:
         DecodingError: If an argument is impossible, or two of them contradict each other.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode(text) for text in ("Return the ", "If the ")]
+        >>> found = codd.generate(model, prompts, new_tokens=4, steps=1, coupling="copula", seed=0)
+        >>> found.completions.shape, found.denoiser_calls
+        (torch.Size([2, 4]), 1)
+        >>> codd.generate(model, prompts, new_tokens=4, steps=9)  # raises
+        Traceback (most recent call last):
+            ...
+        codd.errors.DecodingError: steps: expected 1 (one a block) to 4 (one a token), found 9
     """
     steps_of = _continue(
         model,
@@ -158,12 +172,24 @@ def stream(
 
     Args:
         model: As there.
-        prompts: As there.
+        prompts: (P_b,) int64 ids of each row, as there.
         **arguments: All others of `generate` but its callback, in any spelling.
+
+    Yields:
+        The state after each step: all tokens, (B, N), the mask id where one is still wanted.
 
     Raises:
         DecodingError: If an argument is impossible, or two of them contradict each other: before
             the first state is asked for.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> for state in codd.stream(model, prompts, new_tokens=6, steps=3, coupling="factorised"):
+        ...     print(int((state.tokens == model.mask_id).sum()), "tokens left")
+        4 tokens left
+        2 tokens left
+        0 tokens left
     """
     return _continue(model, prompts, **arguments)
 
@@ -197,6 +223,15 @@ def infill(
 
     Raises:
         DecodingError: If an argument is impossible, or two of them contradict each other.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> tokens = model.vocabulary.encode("Return a list of all files in the folder.")
+        >>> tokens[21:26] = model.mask_id
+        >>> found = codd.infill(model, [tokens], steps=1)
+        >>> text = model.vocabulary.decode(found.tokens[0])
+        >>> text[:21], text[26:]
+        ('Return a list of all ', ' in the folder.')
     """
     said = _read({**options, "steps": steps, "record_history": record_history})
     history = bool(said.pop("record_history"))

@@ -75,6 +75,16 @@ class Threshold:
 
     Attributes:
         probability: In (0, 1].
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> for share in (0.01, 1.0):  # all at once, and the best one at each call
+        ...     rule = codd.Threshold(share)
+        ...     found = codd.generate(model, prompts, 8, quota=rule, coupling="factorised")
+        ...     print(found.denoiser_calls, found.tokens_per_forward)
+        1 8.0
+        8 1.0
     """
 
     probability: float = 0.9
@@ -96,6 +106,18 @@ class Factor:
 
     Attributes:
         factor: f, above 0.
+
+    Examples:
+        As a text it is "factor=1":
+
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> found, same = (
+        ...     codd.generate(model, prompts, 8, quota=quota, coupling="factorised")
+        ...     for quota in (codd.Factor(1.0), "factor=1")
+        ... )
+        >>> torch.equal(found.completions, same.completions)
+        True
     """
 
     factor: float = 1.0
@@ -119,6 +141,16 @@ class EntropyBound:
 
     Attributes:
         bound: In nats, at least 0.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> for bound in (0.1, 50.0):  # nats a call
+        ...     rule = codd.EntropyBound(bound)
+        ...     found = codd.generate(model, prompts, 8, quota=rule, coupling="factorised")
+        ...     print(found.denoiser_calls)
+        8
+        1
     """
 
     bound: float = 0.1
@@ -142,6 +174,18 @@ class Klass:
     Attributes:
         divergence: Largest KL divergence of the marginal from that of the step before, in nats.
         probability: Least probability of the likeliest token.
+
+    Examples:
+        As a text it is "klass=0.01,0.6":
+
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> prompts = [model.vocabulary.encode("Return the ")]
+        >>> found, same = (
+        ...     codd.generate(model, prompts, 8, quota=quota, coupling="factorised")
+        ...     for quota in (codd.Klass(divergence=0.01, probability=0.6), "klass=0.01,0.6")
+        ... )
+        >>> torch.equal(found.completions, same.completions)
+        True
     """
 
     divergence: float = 0.01

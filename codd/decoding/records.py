@@ -48,6 +48,17 @@ class Generation:
         log_probs: (B, N) log-probability that the marginal of its step gave each token, zero where
             none was fixed; None if not asked for.
         vocabulary: Ids to text, where the model that was asked has one.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 8, "steps": 4, "coupling": "factorised"}
+        >>> found = model.generate_tokens("Return the ", **options)
+        >>> found.texts[0].startswith("Return the "), found.denoiser_calls
+        (True, 4)
+        >>> found.fixed_at.shape, found.fixed_at.unique()
+        (torch.Size([1, 8]), tensor([0, 1, 2, 3]))
+        >>> found.tokens_per_forward
+        2.0
     """
 
     tokens: tuple[Tensor, ...]

@@ -64,6 +64,18 @@ class CappedRevision(_AtAnySchedule):
 
     Attributes:
         rate: In [0, 1].
+
+    Examples:
+        With 8 of 10 steps left a token may be taken back with probability 1/8 at most:
+
+        >>> rule = codd.CappedRevision(rate=0.02)
+        >>> rule.probability(steps_left=8, steps=10)
+        0.02
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 8, "steps": 4, "coupling": "factorised"}
+        >>> text = model.generate("Return ", revision=rule, **options)
+        >>> text == model.generate("Return ", revision="remdm_cap=0.02", **options)
+        True
     """
 
     rate: float = 0.02
@@ -79,6 +91,11 @@ class RescaledRevision(_AtAnySchedule):
 
     Attributes:
         rate: In [0, 1].
+
+    Examples:
+        >>> rule = codd.RescaledRevision(rate=0.5)
+        >>> [rule.probability(steps_left=left, steps=10) for left in (10, 5, 2)]
+        [0.5, 0.4, 0.0625]
     """
 
     rate: float = 0.05
@@ -97,6 +114,15 @@ class ConfidentRevision(RescaledRevision):
 
     Attributes:
         rate: In [0, 1].
+
+    Examples:
+        Doubtful tokens are the first to be taken back; as a text it is "remdm_conf=1":
+
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 8, "steps": 4, "coupling": "factorised"}
+        >>> text = model.generate("Return ", revision=codd.ConfidentRevision(rate=1.0), **options)
+        >>> text == model.generate("Return ", revision="remdm_conf=1", **options)
+        True
     """
 
     rate: float = 1.0
@@ -119,6 +145,13 @@ class LoopRevision:
         on: When correcting begins, in (0, 1).
         off: When it ends, in (0, on).
         visible: The share that is visible meanwhile, in (0, 1).
+
+    Examples:
+        Nothing is taken back before most tokens are there, and nothing near the end:
+
+        >>> rule = codd.LoopRevision(rate=0.02, on=0.55, off=0.05)
+        >>> [rule.probability(steps_left=left, steps=100) for left in (80, 50, 3)]
+        [0.0, 0.02, 0.0]
     """
 
     rate: float = 0.02

@@ -22,6 +22,13 @@ class DenoiserOutput:
         logits: (B, L, V) unnormalised log-probabilities; row i is about token i. A mask that is
             one of the V ids has the logit -inf.
         hidden: (B, L, D) states the logits were read from, at the same alignment.
+
+    Examples:
+        >>> shape = codd.TransformerConfig(num_categories=10, max_length=8, width=16, num_heads=2)
+        >>> denoiser = codd.TransformerDenoiser(shape)
+        >>> output = denoiser(torch.tensor([[3, 10, 10, 7]]))  # 10 is the mask
+        >>> output.logits.shape, output.hidden.shape
+        (torch.Size([1, 4, 10]), torch.Size([1, 4, 16]))
     """
 
     logits: Tensor
@@ -30,7 +37,16 @@ class DenoiserOutput:
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A network that sees a partly masked sequence and predicts every token at once."""
+    """A network that sees a partly masked sequence and predicts every token at once.
+
+    Examples:
+        Any module of this form can be coupled; `codd.denoisers.wrapped.wrap` makes one of yours.
+
+        >>> shape = codd.TransformerConfig(num_categories=10, max_length=8, width=16, num_heads=2)
+        >>> denoiser: codd.Denoiser = codd.TransformerDenoiser(shape)
+        >>> denoiser.num_categories, denoiser.mask_id, denoiser.hidden_size, denoiser.max_length
+        (10, 10, 16, 8)
+    """
 
     @property
     def num_categories(self) -> int:

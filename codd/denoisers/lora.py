@@ -30,6 +30,11 @@ class LoraSettings:
         alpha: The change is multiplied by alpha / r; None for 2 r.
         targets: Ends of the matrices' names, such as "q_proj"; empty for all linear layers of the
             network's blocks.
+
+    Examples:
+        >>> settings = codd.LoraSettings(rank=4, targets=("q_proj", "v_proj"))
+        >>> settings.to_json()
+        {'rank': 4, 'alpha': None, 'targets': ['q_proj', 'v_proj']}
     """
 
     rank: int = 8
@@ -60,6 +65,17 @@ def add_lora(denoiser: nn.Module, settings: LoraSettings, *, seed: int = 0) -> N
 
     Raises:
         ConfigError: If `peft` is missing, there are adapters already, or no layer fits.
+
+    Examples:
+        Needs the extra `train`:
+
+        >>> shape = codd.TransformerConfig(num_categories=10, max_length=8, width=16, num_heads=2)
+        >>> denoiser = codd.TransformerDenoiser(shape)
+        >>> before = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
+        >>> codd.add_lora(denoiser, codd.LoraSettings(rank=2))
+        >>> after = sum(p.numel() for p in denoiser.parameters() if p.requires_grad)
+        >>> after < before / 5
+        True
     """
     if lora_of(denoiser) is not None:
         raise ConfigError("denoiser: expected one without adapters, found some")
@@ -139,8 +155,21 @@ def merge_lora(denoiser: nn.Module) -> None:
 
     A denoiser that was published is then one of its own: it can no longer be stored by reference.
 
+    Args:
+        denoiser: A module with adapters, as `add_lora` puts them in.
+
     Raises:
         ConfigError: If there are none, or a weight has fewer bits than can be added to.
+
+    Examples:
+        >>> shape = codd.TransformerConfig(num_categories=10, max_length=8, width=16, num_heads=2)
+        >>> denoiser = codd.TransformerDenoiser(shape).eval()
+        >>> tokens = torch.tensor([[3, 10, 10, 7]])
+        >>> before = denoiser(tokens).logits
+        >>> codd.add_lora(denoiser, codd.LoraSettings(rank=2))
+        >>> codd.merge_lora(denoiser)
+        >>> torch.allclose(denoiser(tokens).logits, before)  # untrained adapters change nothing
+        True
     """
     if lora_of(denoiser) is None:
         raise ConfigError("denoiser: expected one with adapters, found none")

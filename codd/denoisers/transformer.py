@@ -35,6 +35,11 @@ class TransformerConfig:
         dropout: Probability of dropping an entry of a block's output while training.
         block_length: Tokens of a block under a block-causal mask, where each sees its own block
             and those before it; None if all see all.
+
+    Examples:
+        >>> shape = codd.TransformerConfig(num_categories=10, width=32, num_layers=2, num_heads=2)
+        >>> sum(weights.numel() for weights in codd.TransformerDenoiser(shape).parameters())
+        21514
     """
 
     num_categories: int
@@ -83,6 +88,15 @@ class TransformerDenoiser(DenoiserModule):
     Args:
         config: Its shape.
         seed: Seed of the initial weights.
+
+    Examples:
+        >>> shape = codd.TransformerConfig(num_categories=10, max_length=8, width=16, num_heads=2)
+        >>> denoiser = codd.TransformerDenoiser(shape, seed=0).eval()
+        >>> tokens = torch.tensor([[3, 10, 10, 7], [3, 10, 10, 0]])
+        >>> padding = torch.tensor([[True] * 4, [True] * 3 + [False]])
+        >>> short = denoiser(tokens[1:, :3]).logits[0]
+        >>> torch.allclose(denoiser(tokens, padding).logits[1, :3], short, atol=1e-5)
+        True
     """
 
     kind = "transformer"

@@ -30,6 +30,16 @@ class CircuitChoice:
 
     Raises:
         ConfigError: If the rule is unknown or does not say what it needs.
+
+    Examples:
+        One circuit for windows that are at most half masked, another for the rest:
+
+        >>> choice = codd.CircuitChoice("mask_ratio", edges=(0.5,))
+        >>> choice.num_circuits
+        2
+        >>> visible = torch.tensor([[True, True, True, False], [False, False, False, False]])
+        >>> choice.index(visible, None, None)
+        tensor([0, 1])
     """
 
     by: str

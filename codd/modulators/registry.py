@@ -46,8 +46,21 @@ def make_modulator(kind: str, plan: pc.Plan, hidden_size: int, *, rank: int = 64
         hidden_size: Width D of the denoiser's hidden states.
         rank: Width of the bottlenecks; "static" has none.
 
+    Returns:
+        The modulator, a module; "latent" starts at the circuit as it was learned, "parametric" with
+        its gates 2 % open.
+
     Raises:
         ConfigError: If there is no such kind, or it does not fit the circuit.
+
+    Examples:
+        >>> circuit = pc.CircuitModel(pc.families.hmm(4, num_states=3, num_categories=5))
+        >>> for kind in codd.MODULATORS:
+        ...     modulator = codd.make_modulator(kind, circuit.plan, hidden_size=16, rank=2)
+        ...     print(kind, sum(weights.numel() for weights in modulator.parameters()))
+        static 0
+        latent 43
+        parametric 138
     """
     if kind == "static":
         return StaticModulator(plan)

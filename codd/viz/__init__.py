@@ -1,4 +1,12 @@
-"""Pictures of generations and measurements, and the page that shows a generation step by step."""
+"""Pictures of generations and measurements, and the page that shows a generation step by step.
+
+Examples:
+    >>> model = codd.CoupledModel.from_pretrained("demo")
+    >>> options = {"new_tokens": 4, "steps": 2, "coupling": "factorised"}
+    >>> recording = codd.viz.record(model, "Return ", **options)
+    >>> codd.viz.write_page("steps.html", [recording]).name  # every step, in any browser
+    'steps.html'
+"""
 
 from codd.viz.curves import frontier, quotas
 from codd.viz.filling import filling

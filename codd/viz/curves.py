@@ -23,6 +23,20 @@ def quotas(result: QuotaResult, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        Of what `codd.evaluation.quota_curves.measure_quotas` returns; these figures are made up:
+
+        >>> from codd.evaluation.few_step import TextQuality
+        >>> from codd.evaluation.quota_curves import QuotaCell, QuotaProtocol, QuotaResult
+        >>> from codd.evaluation.statistics import Estimate
+        >>> scores, surprises = torch.linspace(-2, -1, 4), torch.full((4,), 7.0)
+        >>> judged = TextQuality(scores, surprises, unknown_words=Estimate(0.1, 0.01))
+        >>> calls = torch.full((4,), 3.0)
+        >>> cell = QuotaCell("threshold", "threshold=0.9", calls, judged, seconds=1.0)
+        >>> ax = codd.viz.quotas(QuotaResult(QuotaProtocol(8, "threshold"), (cell,), real=judged))
+        >>> ax.get_xlabel()
+        'denoiser calls a block'
     """
     axes = viz.style.axes_or_new(ax, (9.0, 5.4))
     axes.axhline(result.real.score.value, color=viz.style.GREY, linewidth=1.5, label="real text")
@@ -49,6 +63,20 @@ def frontier(result: FrontierResult, *, figure: Figure | None = None) -> Figure:
 
     Returns:
         The figure.
+
+    Examples:
+        Of what `codd.evaluation.frontier.measure_frontier` returns; here the figures are made up:
+
+        >>> from codd.evaluation.few_step import TextQuality
+        >>> from codd.evaluation.frontier import FrontierKey, FrontierProtocol, FrontierResult
+        >>> from codd.evaluation.statistics import Estimate
+        >>> scores, surprises = torch.linspace(-2, -1, 4), torch.full((4,), 7.0)
+        >>> judged = TextQuality(scores, surprises, unknown_words=Estimate(0.1, 0.01))
+        >>> protocol = FrontierProtocol(8, (0.5, 1.0), tokens_per_step=(4,), orders=("random",))
+        >>> cells = {FrontierKey("copula", "random", 4, heat): judged for heat in (0.5, 1.0)}
+        >>> figure = codd.viz.frontier(FrontierResult(protocol, cells, real=judged))
+        >>> figure.axes[0].get_title()
+        'random, 4 tokens a call'
     """
     protocol = result.protocol
     orders, paces = protocol.orders, protocol.tokens_per_step

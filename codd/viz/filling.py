@@ -45,6 +45,15 @@ def filling(
 
     Raises:
         EvaluationError: If nothing was recorded, or the row or the colour is unknown.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 8, "steps": 4, "coupling": "factorised"}
+        >>> found = model.generate_tokens("Return ", record_history=True, **options)
+        >>> ax = codd.viz.filling(found, model.vocabulary)
+        >>> _ = pc.viz.save(ax, "steps.png")
+        >>> ax.get_title()
+        'Step-by-step filling, coloured by step'
     """
     _check(generation, row, colour)
     states = [record.tokens[row].cpu() for record in generation.history]

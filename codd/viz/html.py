@@ -33,6 +33,16 @@ def joint_html(joint: TokenDistribution, vocabulary: Vocabulary | None = None) -
 
     Returns:
         One `div`; texts are escaped.
+
+    Examples:
+        >>> vocabulary = codd.ByteVocabulary()
+        >>> text = vocabulary.encode("abcd")[None]
+        >>> hidden = torch.tensor([[False, True, True, False]])
+        >>> guesses = torch.randn(1, 4, 256).log_softmax(-1)
+        >>> joint = codd.FactorisedDistribution(guesses, text, ~hidden)
+        >>> page = codd.viz.joint_html(joint, vocabulary)
+        >>> page.startswith("<div")
+        True
     """
     with torch.no_grad():
         marginals = joint.marginals()[0].double().cpu()
@@ -61,6 +71,12 @@ def generation_html(generation: Generation, vocabulary: Vocabulary | None = None
 
     Returns:
         One `div`; texts are escaped.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> found = model.generate_tokens("Return ", new_tokens=4, steps=2, coupling="factorised")
+        >>> codd.viz.generation_html(found).startswith("<div")
+        True
     """
     vocabulary = vocabulary or generation.vocabulary
     last = max(1, int(generation.fixed_at.max()) + 1)

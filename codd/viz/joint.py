@@ -39,6 +39,16 @@ def dependencies(
 
     Raises:
         EvaluationError: If there is no such window.
+
+    Examples:
+        >>> vocabulary = codd.ByteVocabulary()
+        >>> text = vocabulary.encode("abcd")[None]
+        >>> hidden = torch.tensor([[False, True, True, False]])
+        >>> guesses = torch.randn(1, 4, 256).log_softmax(-1)
+        >>> joint = codd.FactorisedDistribution(guesses, text, ~hidden)
+        >>> ax = codd.viz.dependencies(joint, vocabulary)
+        >>> ax.get_title()
+        'Which masked tokens depend on which'
     """
     _check_row(joint, row)
     with torch.no_grad():
@@ -79,6 +89,16 @@ def candidates(
 
     Raises:
         EvaluationError: If there is no such window.
+
+    Examples:
+        >>> vocabulary = codd.ByteVocabulary()
+        >>> text = vocabulary.encode("abcd")[None]
+        >>> hidden = torch.tensor([[False, True, True, False]])
+        >>> guesses = torch.randn(1, 4, 256).log_softmax(-1)
+        >>> joint = codd.FactorisedDistribution(guesses, text, ~hidden)
+        >>> ax = codd.viz.candidates(joint, vocabulary)
+        >>> ax.get_title()
+        'what is expected in 2 of 4 positions'
     """
     _check_row(joint, row)
     with torch.no_grad():
@@ -106,6 +126,20 @@ def position_log_probs(joint: TokenDistribution, tokens: Tensor) -> Tensor:
 
     Returns:
         (B, W) nats, zero where visible.
+
+    Examples:
+        The terms of the chain rule; those of visible tokens are zero:
+
+        >>> vocabulary = codd.ByteVocabulary()
+        >>> text = vocabulary.encode("abcd")[None]
+        >>> hidden = torch.tensor([[False, True, True, False]])
+        >>> guesses = torch.full((1, 4, 256), 1 / 256).double().log()
+        >>> joint = codd.FactorisedDistribution(guesses, text, ~hidden)
+        >>> terms = codd.viz.position_log_probs(joint, text)
+        >>> terms.exp() * 256
+        tensor([[256.0000,   1.0000,   1.0000, 256.0000]], dtype=torch.float64)
+        >>> torch.allclose(terms.sum(1), joint.log_prob(text))
+        True
     """
     state = joint.conditioner()
     found = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
@@ -142,6 +176,15 @@ def position_errors(
 
     Raises:
         EvaluationError: If there is nothing to draw or shapes differ.
+
+    Examples:
+        >>> vocabulary = codd.ByteVocabulary()
+        >>> text, hidden = vocabulary.encode("abcd"), torch.tensor([False, True, True, False])
+        >>> alone, coupled = torch.tensor([[0.0, -2.0, -3.0, 0.0], [0.0, -2.0, -1.0, 0.0]])
+        >>> nats = {"alone": alone, "coupled": coupled}
+        >>> ax = codd.viz.position_errors(nats, text, hidden, vocabulary)
+        >>> ax.get_ylabel()
+        'nats lost at the token'
     """
     shapes = {name: tuple(each.shape) for name, each in log_probs.items()}
     if not shapes or set(shapes.values()) != {tuple(tokens.shape)} or tokens.ndim != 1:

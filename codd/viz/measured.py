@@ -30,6 +30,16 @@ def gap(result: GapResult, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        Of what `codd.evaluation.gap.measure_gap` returns; here the figures are made up:
+
+        >>> from codd.evaluation.gap import GapProtocol, GapResult
+        >>> nats = {"factorised": -2.0, "copula": -1.2, "sequential": -1.0}  # a token
+        >>> rows = {label: mean + 0.1 * torch.rand(8, 2) for label, mean in nats.items()}
+        >>> ax = codd.viz.gap(GapResult(GapProtocol(8, ratios=(0.5, 1.0)), rows))
+        >>> ax.get_xlabel()
+        'mask ratio of the block (share of tokens)'
     """
     axes = viz.style.axes_or_new(ax, _SIZE)
     ratios = result.protocol.ratios
@@ -52,6 +62,21 @@ def few_step(result: FewStepResult, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        Of what `codd.evaluation.few_step.measure_few_step` returns; here the figures are made up:
+
+        >>> from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult
+        >>> from codd.evaluation.few_step import TextQuality
+        >>> from codd.evaluation.statistics import Estimate
+        >>> scores, surprises = torch.linspace(-2, -1, 4), torch.full((4,), 7.0)
+        >>> judged = TextQuality(scores, surprises, unknown_words=Estimate(0.1, 0.01))
+        >>> key = ("copula", "random", 1)
+        >>> cells = {key: FewStepCell(*key, judged, 0.1, 0.2, steps=8)}
+        >>> protocol = FewStepProtocol(8, tokens_per_step=(1,), orders=("random",))
+        >>> ax = codd.viz.few_step(FewStepResult(protocol, cells, real=judged))
+        >>> ax.get_xlabel()
+        'tokens fixed at a denoiser call'
     """
     axes = viz.style.axes_or_new(ax, _SIZE)
     paces = result.protocol.tokens_per_step
@@ -79,6 +104,18 @@ def task(result: TaskResult, *, ax: Axes | None = None) -> Axes:
 
     Returns:
         The axes.
+
+    Examples:
+        Of what `codd.evaluation.task_scores.measure_task` returns; here the figures are made up:
+
+        >>> from codd.evaluation.task_scores import TaskCell, TaskProtocol, TaskResult
+        >>> from codd.evaluation.tasks.registry import make_task
+        >>> right = torch.tensor([True, True, False, True])
+        >>> cells = {("copula", n): TaskCell("copula", n, right, float(n)) for n in (1, 2)}
+        >>> result = TaskResult(make_task("reverse"), TaskProtocol(tokens_per_step=(1, 2)), cells)
+        >>> ax = codd.viz.task(result)
+        >>> ax.get_title()
+        'Accuracy under parallelism: reverse'
     """
     axes = viz.style.axes_or_new(ax, _SIZE)
     places = [cell.tokens_per_forward for cell in result.curve(result.labels[0])]
@@ -111,6 +148,15 @@ def training(
 
     Raises:
         EvaluationError: If a history is empty or `by` is unknown.
+
+    Examples:
+        Of the history of a run; here the figures are made up:
+
+        >>> from codd.training.loop import HistoryEntry
+        >>> history = [HistoryEntry(n, 3.0 / n, 3.1 / n, seconds=2.0 * n) for n in (1, 2, 3)]
+        >>> ax = codd.viz.training({"mine": history}, by="seconds")
+        >>> ax.get_xlabel()
+        'training time (s)'
     """
     named = dict(histories) if isinstance(histories, Mapping) else {"": histories}
     if not named or not all(named.values()):

@@ -39,6 +39,15 @@ class Moment:
         entropy: (M,) nats, of each token under the joint.
         information: (M, M) mutual information in nats, entropies on the diagonal, zero between
             windows; None if not recorded.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 4, "steps": 2, "coupling": "factorised"}
+        >>> first, second = codd.viz.record(model, "Return ", **options).moments
+        >>> int(first.fixed.sum()), first.candidates.shape  # eight of each of four tokens
+        (2, torch.Size([4, 8]))
+        >>> torch.allclose(first.probabilities, first.alone, atol=1e-4)  # no circuit had a say
+        True
     """
 
     tokens: Tensor
@@ -62,6 +71,15 @@ class Recording:
         tokens: (N,) new tokens at the end.
         moments: One a step.
         vocabulary: Ids to text.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 4, "steps": 2, "coupling": "factorised"}
+        >>> recording = codd.viz.record(model, "Return ", **options)
+        >>> recording.label, len(recording.moments), recording.text.startswith("Return ")
+        ('factorised', 2, True)
+        >>> recording.to_html("steps.html").exists()
+        True
     """
 
     label: str
@@ -104,6 +122,16 @@ def write_page(
 
     Raises:
         EvaluationError: If there is none, or they differ in prompt or length.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 4, "steps": 2, "coupling": "factorised"}
+        >>> recordings = [
+        ...     codd.viz.record(model, "Return ", selection=order, label=order, **options)
+        ...     for order in ("random", "low_confidence")
+        ... ]
+        >>> codd.viz.write_page("steps.html", recordings).name
+        'steps.html'
     """
     target = Path(path)
     write_atomically(target, page_of(recordings, title=title).encode("utf-8"))
@@ -113,8 +141,23 @@ def write_page(
 def page_of(recordings: Sequence[Recording], *, title: str | None = None) -> str:
     """The page of `write_page` as a text.
 
+    Args:
+        recordings: At least one, all of the same prompt and length.
+        title: Default the beginning of the prompt.
+
+    Returns:
+        The page as HTML.
+
     Raises:
-        EvaluationError: As there.
+        EvaluationError: If there is none, or they differ in prompt or length.
+
+    Examples:
+        >>> model = codd.CoupledModel.from_pretrained("demo")
+        >>> options = {"new_tokens": 4, "steps": 2, "coupling": "factorised"}
+        >>> recording = codd.viz.record(model, "Return ", **options)
+        >>> page = codd.viz.page_of([recording], title="Two steps")
+        >>> "Two steps" in page, "https://" in page  # it needs no network
+        (True, False)
     """
     _check(recordings)
     data = {

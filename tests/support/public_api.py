@@ -22,6 +22,9 @@ MODULES = (
     "pcircuits.operators",
     "pcircuits.queries",
     "pcircuits.viz",
+    "codd",
+    "codd.errors",
+    "codd.viz",
 )
 
 
@@ -110,7 +113,8 @@ def _returns(function: Callable[..., Any]) -> str:
 
 
 def _class(name: str, owner: type) -> Iterator[str]:
-    bases = ", ".join(base.__name__ for base in owner.__bases__ if base is not object)
+    shown = [base.__name__ for base in owner.__bases__ if base is not object]
+    bases = ", ".join(base for base in shown if base[0] != "_")
     yield f"class {name}({bases})" if bases else f"class {name}"
     if not is_protocol(owner) and not issubclass(owner, Exception):
         yield from (f"    {line}" for line in _parameters(owner))
