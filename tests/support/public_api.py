@@ -56,11 +56,15 @@ def public_names() -> list[Public]:
     return found
 
 
+def _is_ours(owner: type) -> bool:
+    return owner.__module__.partition(".")[0] in PACKAGES
+
+
 def members(owner: type) -> Iterator[tuple[str, Any]]:
     """Public methods and properties of a class, also those of its bases in these packages."""
     found: dict[str, Any] = {}
     for base in reversed(owner.__mro__):
-        if base.__module__.partition(".")[0] in PACKAGES:
+        if _is_ours(base):
             found |= {name: value for name, value in vars(base).items() if name[0] != "_"}
     for name, value in sorted(found.items()):
         if isinstance(value, property | classmethod | staticmethod) or inspect.isfunction(value):
@@ -113,8 +117,14 @@ def _returns(function: Callable[..., Any]) -> str:
 
 
 def _class(name: str, owner: type) -> Iterator[str]:
-    shown = [base.__name__ for base in owner.__bases__ if base is not object]
-    bases = ", ".join(base for base in shown if base[0] != "_")
+    # Bases that are no public names may change unnoticed: what they bring stands among the members.
+    public = [each.value for each in public_names()]
+    known = [base for base in owner.__bases__ if base is not object]
+    bases = ", ".join(
+        base.__name__
+        for base in known
+        if any(base is value for value in public) or not _is_ours(base)
+    )
     yield f"class {name}({bases})" if bases else f"class {name}"
     if not is_protocol(owner) and not issubclass(owner, Exception):
         yield from (f"    {line}" for line in _parameters(owner))
