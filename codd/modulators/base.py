@@ -104,5 +104,7 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, W, D) hidden states -> (B, W, num_outputs)."""
-        found: Tensor = self.up(nn.functional.silu(self.down(self.norm(hidden))))
+        # Hidden states come in the denoiser's number type, which need not be the head's.
+        normed = self.norm(hidden.to(self.down.weight.dtype))
+        found: Tensor = self.up(nn.functional.silu(self.down(normed)))
         return found
