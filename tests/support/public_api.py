@@ -9,11 +9,14 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 PINNED = Path(__file__).resolve().parents[1] / "data" / "public_api.txt"
 PACKAGES = ("pcircuits", "codd")
+MEMBERS = (property, cached_property, classmethod, staticmethod, FunctionType)
 
 MODULES = (
     "pcircuits",
@@ -67,7 +70,7 @@ def members(owner: type) -> Iterator[tuple[str, Any]]:
         if _is_ours(base):
             found |= {name: value for name, value in vars(base).items() if name[0] != "_"}
     for name, value in sorted(found.items()):
-        if isinstance(value, property | classmethod | staticmethod) or inspect.isfunction(value):
+        if isinstance(value, MEMBERS):
             yield name, value
 
 
@@ -76,6 +79,8 @@ def function_of(member: Any) -> Callable[..., Any]:
     if isinstance(member, property):
         assert member.fget is not None
         return member.fget
+    if isinstance(member, cached_property):
+        return member.func
     return getattr(member, "__func__", member)
 
 
@@ -130,7 +135,7 @@ def _class(name: str, owner: type) -> Iterator[str]:
         yield from (f"    {line}" for line in _parameters(owner))
     for member, value in members(owner):
         function = function_of(value)
-        kind = "property" if isinstance(value, property) else "def"
+        kind = "property" if isinstance(value, property | cached_property) else "def"
         yield f"  {kind} {member}{_returns(function)}"
         yield from (f"    {line}" for line in _parameters(function))
 
