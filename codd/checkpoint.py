@@ -1,26 +1,24 @@
 """Checkpoints: a folder with one safetensors file and one JSON file that names it.
 
-`checkpoint.json` holds the format version, the tensor file's name, size and SHA-256, and whatever
-metadata the caller gave. The tensor file is written under a new name first and the JSON replaced
-last, so a crash at any moment leaves the previous checkpoint whole.
+`checkpoint.json` holds the format version, the tensor file's name, size and SHA-256, whatever
+metadata the caller gave, and a checksum of all of that. The tensor file is written under a new name
+first and the JSON replaced last, so a crash at any moment leaves the previous checkpoint whole.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+import pcircuits as pc
 from codd.errors import CheckpointError
 
 FORMAT = "codd-checkpoint"
-VERSION = 1
+# Version 2 added the checksum of the description's own content.
+VERSION = 2
+_READABLE = {(FORMAT, 1): False, (FORMAT, VERSION): True}
 DESCRIPTION = "checkpoint.json"
 
 
@@ -46,25 +44,17 @@ def save_checkpoint(
         folder: Made if missing.
         tensors: Name to tensor; copied, so tensors that share memory are fine.
         metadata: Anything JSON can hold.
+
+    Raises:
+        OSError: If a file cannot be written; names it. The previous checkpoint is still there.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    data = safetensors.torch.save(contents)
-    digest = hashlib.sha256(data).hexdigest()
-    file = f"tensors-{digest[:12]}.safetensors"
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
-        "tensors": {"file": file, "bytes": len(data), "sha256": digest},
-        "metadata": dict(metadata),
-    }
-    text = json.dumps(description, indent=1, ensure_ascii=False)
-    write_atomically(folder / file, data)
-    write_atomically(folder / DESCRIPTION, text.encode("utf-8"))
-    for other in folder.glob("tensors-*.safetensors"):
-        if other.name != file:
-            other.unlink()
+    pc.files.write_described(
+        Path(folder) / DESCRIPTION,
+        "tensors",
+        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
+        {"format": FORMAT, "version": VERSION},
+        {"metadata": dict(metadata)},
+    )
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -76,21 +66,17 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: If it is missing, damaged, truncated or of another format version.
     """
-    folder = Path(folder)
-    description = _read_description(folder / DESCRIPTION)
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: expected the file {path}, found none")
     try:
-        entry = description["tensors"]
-        file, size, digest = folder / str(entry["file"]), entry["bytes"], entry["sha256"]
-        metadata = dict(description["metadata"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: missing or damaged field: {error}"
-        ) from error
-    if file.parent != folder:
-        raise CheckpointError(
-            f"{folder / DESCRIPTION}: expected a file name, found the path {entry['file']!r}"
-        )
-    return Checkpoint(_read_tensors(file, size, digest), metadata)
+        description, tensors = pc.files.read_described(path, _READABLE)
+    except pc.errors.FormatError as error:
+        raise CheckpointError(str(error)) from error
+    metadata = description.get("metadata")
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: missing or damaged field: metadata is {metadata!r:.60}")
+    return Checkpoint(tensors, metadata)
 
 
 def has_checkpoint(folder: str | Path) -> bool:
@@ -104,41 +90,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     Args:
         path: Where it shall be.
         data: Its contents.
+
+    Raises:
+        OSError: If it cannot be written; names the file. What was there before is still there.
     """
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(beside, path)
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: expected the file {path}, found none")
-    try:
-        description: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: expected JSON, found {error}") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected an object of format {FORMAT!r}, found another")
-    if description.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path}: expected format version {VERSION}, found {description.get('version')!r}"
-        )
-    return description
-
-
-def _read_tensors(path: Path, size: int, digest: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: expected the file {path}, found none")
-    data = path.read_bytes()
-    if len(data) != size:
-        raise CheckpointError(f"{path}: expected {size} bytes, found {len(data)}: truncated")
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise CheckpointError(f"{path}: expected SHA-256 {digest}, found {found}: damaged")
-    try:
-        return safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: expected safetensors, found {error}") from error
+    pc.files.write_atomically(path, data)

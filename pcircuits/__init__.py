@@ -27,7 +27,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pcircuits import errors, operators, queries
+from pcircuits import errors, files, operators, queries
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Cost, Plan
 from pcircuits.execute.api import choose_implementation, forward
@@ -128,6 +128,7 @@ __all__ = [
     "em_update",
     "errors",
     "families",
+    "files",
     "fit_em",
     "fit_gradient",
     "flows",

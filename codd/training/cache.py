@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+import pcircuits as pc
 from codd.checkpoint import write_atomically
 from codd.errors import CheckpointError, ConfigError
 
 FORMAT = "codd-cache"
-VERSION = 1
+# Version 2 added the checksum of every row.
+VERSION = 2
 DESCRIPTION = "cache.json"
+CHECKSUMS = "row_checksums"
 _IDENTITY = "identity"
+_SHARDS = "shard-*.safetensors"
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -99,6 +104,7 @@ class CacheLayout:
         num_categories: V, the denoiser's categories.
         hidden_size: D, width of the denoiser's hidden states.
         source: JSON values that say which corpus, vocabulary and denoiser.
+        version: Of the format; since 2 every row has a checksum.
     """
 
     settings: CacheSettings
@@ -106,6 +112,7 @@ class CacheLayout:
     num_categories: int
     hidden_size: int
     source: Mapping[str, Any]
+    version: int = VERSION
 
     @property
     def num_rows(self) -> int:
@@ -140,11 +147,15 @@ class CacheLayout:
         }
         if settings.hidden:
             shapes["hidden"] = [*per_token, self.hidden_size]
+        if self.version > 1:
+            shapes[CHECKSUMS] = [rows]
         return shapes
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.version == 1:
+            del found["version"]
         return found
 
     @cached_property
@@ -154,8 +165,34 @@ class CacheLayout:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CacheLayout:
-        """What `to_json` gave, read back."""
-        return cls(**{**value, "settings": CacheSettings(**value["settings"])})
+        """What `to_json` gave, read back.
+
+        Raises:
+            TypeError: If a field is missing, unknown or of another type.
+            ConfigError: If a number is impossible.
+        """
+        version = value.get("version", 1)
+        settings = CacheSettings(**_typed(CacheSettings, value["settings"]))
+        layout = cls(**_typed(cls, {**value, "version": version, "settings": settings}))
+        if min(layout.num_sequences, layout.num_categories, layout.hidden_size) < 0:
+            raise ConfigError(f"expected sizes of at least 0, found {layout!r:.200}")
+        return layout
+
+
+def _typed(kind: type, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Fields as JSON gave them, if each has its type."""
+    types = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+    for field in fields(kind):
+        expected = types.get(str(field.type))
+        found = value.get(field.name)
+        right = expected is None or type(found) in expected
+        if field.name in value and not right:
+            raise TypeError(f"{field.name}: expected {field.type}, found {found!r:.60}")
+    return value
+
+
+# What safetensors raises at files that are damaged in one way or another.
+_UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -166,6 +203,23 @@ def shard_path(folder: Path, shard: int) -> Path:
 def shard_metadata(layout: CacheLayout) -> dict[str, str]:
     """What the header of every shard says of the cache it belongs to."""
     return {_IDENTITY: layout.identity}
+
+
+def row_checksums(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(rows,) int64 CRC-32 of all bytes of every row, the checksums themselves left out."""
+    parts = [
+        tensor.contiguous().flatten(1).view(torch.uint8)
+        for name, tensor in sorted(tensors.items())
+        if name != CHECKSUMS
+    ]
+    rows = torch.cat(parts, dim=1).numpy()
+    return torch.tensor([zlib.crc32(row) for row in rows], dtype=torch.int64)
+
+
+def shard_numbers(folder: Path) -> set[int]:
+    """Numbers of the shards whose files are there."""
+    names = [path.name[len("shard-") : -len(".safetensors")] for path in folder.glob(_SHARDS)]
+    return {int(name) for name in names if name.isascii() and name.isdigit()}
 
 
 def has_shard(folder: Path, layout: CacheLayout, shard: int) -> bool:
@@ -181,7 +235,7 @@ def has_shard(folder: Path, layout: CacheLayout, shard: int) -> bool:
         with safe_open(path, framework="pt") as file:
             identity = (file.metadata() or {}).get(_IDENTITY)
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path}: expected a whole shard, found {error}; delete the file to make it again"
         ) from error
@@ -192,7 +246,7 @@ def has_shard(folder: Path, layout: CacheLayout, shard: int) -> bool:
 
 def write_layout(folder: Path, layout: CacheLayout) -> None:
     """Writes the description of a cache; done before its first shard."""
-    description = {"format": FORMAT, "version": VERSION, "layout": layout.to_json()}
+    description = {"format": FORMAT, "version": layout.version, "layout": layout.to_json()}
     write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
 
 
@@ -206,11 +260,14 @@ def read_layout(folder: str | Path) -> CacheLayout | None:
     if not path.is_file():
         return None
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = pc.files.read_json(path)
         found = (description["format"], description["version"])
-        if found != (FORMAT, VERSION):
+        if found not in ((FORMAT, 1), (FORMAT, VERSION)):
             raise CheckpointError(f"{path}: expected {(FORMAT, VERSION)}, found {found}")
-        return CacheLayout.from_json(description["layout"])
+        layout = CacheLayout.from_json(description["layout"])
+        if layout.version != found[1]:
+            raise CheckpointError(f"{path}: versions {found[1]} and {layout.version} differ")
+        return layout
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -275,11 +332,11 @@ class DenoiserCache:
         if layout is None:
             raise CheckpointError(f"{folder}: expected a cache, found no {DESCRIPTION}")
         self.layout = layout
-        shards = range(layout.num_shards)
-        missing = [s for s in shards if not has_shard(self.folder, layout, s)]
+        there = [shard for shard in shard_numbers(self.folder) if shard < layout.num_shards]
+        missing = layout.num_shards - sum(has_shard(self.folder, layout, s) for s in there)
         if missing:
             raise CheckpointError(
-                f"{folder}: expected {layout.num_shards} shards, {len(missing)} are missing; "
+                f"{folder}: expected {layout.num_shards} shards, {missing} are missing; "
                 f"run `codd cache` on it again to complete it"
             )
 
@@ -326,6 +383,21 @@ class DenoiserCache:
                 for name in self.layout.shapes(shard):
                     part = file.get_slice(name)
                     found[name] = torch.cat([part[row : row + 1] for row in rows.tolist()])
-        except (SafetensorError, OSError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(f"{path}: expected a whole shard, found {error}") from error
+        self._check(path, rows, found)
         return found
+
+    def _check(self, path: Path, rows: Tensor, found: Mapping[str, Tensor]) -> None:
+        """Refuses rows that were changed, or that say what no denoiser says."""
+        wrong = (found["log_probs"].isnan() | (found["log_probs"] == math.inf)).flatten(1).any(1)
+        for name in ("tokens", "categories"):
+            ids = found[name].flatten(1)
+            wrong |= ((ids < 0) | (ids >= self.layout.num_categories)).any(1)
+        if self.layout.version > 1:
+            wrong |= found[CHECKSUMS] != row_checksums(found)
+        if bool(wrong.any()):
+            row = int(rows[wrong.nonzero()[0, 0]])
+            raise CheckpointError(
+                f"{path}: row {row} is damaged; delete the file and run `codd cache` again"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from codd.coupling.targets import list_top
 from codd.denoisers.base import Denoiser, DenoiserOutput
 from codd.errors import CheckpointError, ConfigError
 from codd.training.cache import (
+    CHECKSUMS,
     CacheLayout,
     CacheSettings,
     has_shard,
     read_layout,
+    row_checksums,
     shard_metadata,
     shard_path,
     write_layout,
@@ -104,7 +106,8 @@ def write_cache(
         ConfigError: If the disk has too little room.
     """
     folder = Path(folder)
-    missing = _missing(folder, layout)
+    layout = _begun(folder, layout)
+    missing = [s for s in range(layout.num_shards) if not has_shard(folder, layout, s)]
     own = [shard for shard in missing if shard % share[1] == share[0]]
     _check_room(folder, layout, len(missing))
     run = _Run(layout.num_shards - len(missing))
@@ -131,18 +134,23 @@ class _Run:
         return "shards"
 
 
-def _missing(folder: Path, layout: CacheLayout) -> list[int]:
-    """Numbers of the shards to make, after the folder was found or made this cache's."""
+def _begun(folder: Path, layout: CacheLayout) -> CacheLayout:
+    """The layout of the folder's cache, after it was found or made this one's.
+
+    A cache that an earlier version began is completed in that version.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     present = read_layout(folder)
     if present is None:
         write_layout(folder, layout)
-    elif present.identity != layout.identity:
+        return layout
+    wanted = replace(layout, version=present.version)
+    if present.identity != wanted.identity:
         raise CheckpointError(
             f"{folder}: expected this cache or none, found another: "
-            f"{first_difference('cache', layout.to_json(), present.to_json())}"
+            f"{first_difference('cache', wanted.to_json(), present.to_json())}"
         )
-    return [s for s in range(layout.num_shards) if not has_shard(folder, layout, s)]
+    return wanted
 
 
 def _check_room(folder: Path, layout: CacheLayout, num_missing: int) -> None:
@@ -176,7 +184,8 @@ def _shard(
         with torch.no_grad():
             output = denoiser(batch.tokens[part].to(device))
         parts.append(_kept(output, batch, part, index[part], settings))
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return tensors | ({CHECKSUMS: row_checksums(tensors)} if layout.version > 1 else {})
 
 
 def _kept(

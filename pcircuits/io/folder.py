@@ -7,24 +7,20 @@ the new one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from pcircuits.errors import FormatError
-from pcircuits.files import (
-    read_tensors,
-    remove_older_tensors,
-    write_atomically,
-    write_tensors,
-)
+from pcircuits.files import read_described, write_described
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.structure.circuit import Circuit
 
 FORMAT = "pcircuits"
-FORMAT_VERSION = 1
+# Version 2 added the checksum of the description's own content.
+FORMAT_VERSION = 2
+_READABLE = {(FORMAT, 1): False, (FORMAT, FORMAT_VERSION): True}
 _DESCRIPTION, _STEM = "circuit.json", "parameters"
 
 
@@ -36,18 +32,13 @@ def save_folder(path: str | Path, circuit: Circuit, log_weights: Mapping[str, Te
         circuit: The circuit.
         log_weights: Name -> log-weights.
     """
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in log_weights.items()}
-    entry = write_tensors(folder, _STEM, tensors)
-    description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "tensors": entry,
-        **structure_to_json(circuit),
-    }
-    write_atomically(folder / _DESCRIPTION, (json.dumps(description, indent=1) + "\n").encode())
-    remove_older_tensors(folder, _STEM, entry)
+    write_described(
+        Path(path) / _DESCRIPTION,
+        _STEM,
+        {name: t.detach().cpu().contiguous() for name, t in log_weights.items()},
+        {"format": FORMAT, "format_version": FORMAT_VERSION},
+        structure_to_json(circuit),
+    )
 
 
 def load_folder(path: str | Path) -> tuple[Circuit, dict[str, Tensor]]:
@@ -64,11 +55,10 @@ def load_folder(path: str | Path) -> tuple[Circuit, dict[str, Tensor]]:
             or its tensors do not fit its circuit.
     """
     folder = Path(path)
-    description = _read_description(folder / _DESCRIPTION)
+    description, tensors = read_described(folder / _DESCRIPTION, _READABLE)
     circuit = structure_from_json(
         {key: description.get(key) for key in ("structure_version", "nodes")}
     )
-    tensors = read_tensors(folder / _DESCRIPTION, description.get("tensors"))
     shapes = circuit.parameter_shapes
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != shapes:
@@ -79,20 +69,3 @@ def load_folder(path: str | Path) -> tuple[Circuit, dict[str, Tensor]]:
             f"the circuit expects {shapes.get(name)}"
         )
     return circuit, tensors
-
-
-def _read_description(path: Path) -> dict[str, object]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FormatError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON: {error}") from error
-    if not isinstance(description, dict):
-        raise FormatError(f"{path} must hold an object; found {type(description).__name__}")
-    found = (description.get("format"), description.get("format_version"))
-    if found != (FORMAT, FORMAT_VERSION):
-        raise FormatError(
-            f"{path} is of format and version {found}; expected {(FORMAT, FORMAT_VERSION)}"
-        )
-    return description

@@ -78,9 +78,10 @@ def _checked_edges(node: JpcNode, nodes: Sequence[JpcNode], where: str) -> Edges
         )
     rows, columns = node.edges.shape if node.edges.ndim == 2 else (0, 0)
     if node.kind == "Product":
-        by_block = rows == node.num_blocks
+        same_blocks = all(child.block_size == node.block_size for child in children)
+        by_block = rows == node.num_blocks and same_blocks
         limits = np.array([c.num_blocks if by_block else c.num_units for c in children])
-        fits = rows in (node.num_blocks, node.num_units) and columns == len(children)
+        fits = (by_block or rows == node.num_units) and columns == len(children)
     else:
         limits = np.array([[node.num_blocks], [sum(child.num_blocks for child in children)]])
         fits = rows == 2

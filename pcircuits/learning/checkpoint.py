@@ -7,22 +7,18 @@ holds the old checkpoint or the new one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from pcircuits.errors import FormatError
-from pcircuits.files import (
-    read_tensors,
-    remove_older_tensors,
-    write_atomically,
-    write_tensors,
-)
+from pcircuits.files import read_described, write_described
 
 FORMAT = "pcircuits-checkpoint"
-FORMAT_VERSION = 1
+# Version 2 added the checksum of the description's own content.
+FORMAT_VERSION = 2
+_READABLE = {(FORMAT, 1): False, (FORMAT, FORMAT_VERSION): True}
 _DESCRIPTION, _STEM = "checkpoint.json", "tensors"
 
 
@@ -37,19 +33,10 @@ def save_checkpoint(folder: str | Path, state: Mapping[str, object]) -> None:
     Raises:
         FormatError: If something else is in it; the message says where.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     encoded = _encode(dict(state), tensors, "state")
-    entry = write_tensors(folder, _STEM, tensors)
-    description = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "tensors": entry,
-        "state": encoded,
-    }
-    write_atomically(folder / _DESCRIPTION, (json.dumps(description) + "\n").encode())
-    remove_older_tensors(folder, _STEM, entry)
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    write_described(Path(folder) / _DESCRIPTION, _STEM, tensors, head, {"state": encoded})
 
 
 def load_checkpoint(folder: str | Path) -> dict[str, object] | None:
@@ -67,18 +54,10 @@ def load_checkpoint(folder: str | Path) -> dict[str, object] | None:
     path = Path(folder) / _DESCRIPTION
     if not path.exists():
         return None
+    description, tensors = read_described(path, _READABLE)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        found = (description["format"], description["format_version"])
-        entry, encoded = description["tensors"], description["state"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FormatError(f"{path} is not a checkpoint: {error!r}") from error
-    if found != (FORMAT, FORMAT_VERSION):
-        raise FormatError(f"{path} is of {found}; expected {(FORMAT, FORMAT_VERSION)}")
-    tensors = read_tensors(path, entry)
-    try:
-        state = _decode(encoded, tensors)
-    except (KeyError, TypeError, ValueError) as error:
+        state = _decode(description["state"], tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} is damaged: {error!r}") from error
     if not isinstance(state, dict):
         raise FormatError(f"{path} holds {type(state).__name__}; expected a dictionary")

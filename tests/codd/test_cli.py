@@ -25,6 +25,7 @@ from codd.training.corpus import read_text_files
 from codd.training.loop import Outcome
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import ByteVocabulary
+from tests.support.sealed import edit_description
 
 WORDS = [
     *("the", "list", "returns", "value", "object", "name", "file", "error", "class", "method"),
@@ -98,13 +99,6 @@ def assert_refused(found: tuple[int, str, str], *parts: str) -> None:
     assert err.count("\n") == 1
     for part in parts:
         assert part in err, err
-
-
-def edit_description(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = folder / DESCRIPTION
-    description = json.loads(path.read_text(encoding="utf-8"))
-    change(description)
-    path.write_text(json.dumps(description), encoding="utf-8")
 
 
 # --- train
@@ -427,7 +421,7 @@ def test_wrong_models_are_refused(model_folder: Path, tmp_path: Path, codd: Codd
 
     assert_refused(generate("nowhere"), "no model 'nowhere'", "expected a folder")
     assert_refused(generate(tmp_path), DESCRIPTION, "found none")
-    edit_description(model_folder, lambda d: d.update(version=9))
+    edit_description(model_folder / DESCRIPTION, lambda d: d.update(version=9))
     assert_refused(generate(model_folder), "expected format version 1, found 9")
 
 
@@ -442,7 +436,7 @@ def test_a_model_of_another_vocabulary_is_refused(model_folder: Path, codd: Codd
         characters = description["metadata"]["vocabulary"]["characters"]
         characters[0], characters[1] = characters[1], characters[0]
 
-    edit_description(model_folder, swap)
+    edit_description(model_folder / DESCRIPTION, swap)
     assert_refused(codd("generate", model_folder, "the"), "vocabulary has fingerprint", "trained")
 
 

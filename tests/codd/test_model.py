@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import codd
 import pcircuits as pc
 from codd.errors import CheckpointError, ConfigError, DenoiserError
 from tests.support.coupled import TEXT, tiny_model
+from tests.support.sealed import edit_description
 
 
 def masked_tokens(model: codd.CoupledModel) -> torch.Tensor:
@@ -126,10 +126,7 @@ def test_files_come_back_equal(
 
 
 def _edit(folder: Path, **changes: object) -> None:
-    path = folder / "checkpoint.json"
-    description = json.loads(path.read_text())
-    description["metadata"].update(changes)
-    path.write_text(json.dumps(description))
+    edit_description(folder / "checkpoint.json", lambda d: d["metadata"].update(changes))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pcircuits.errors import FormatError
 from pcircuits.learning import em
 from pcircuits.learning.checkpoint import load_checkpoint, save_checkpoint
 from pcircuits.learning.objective import mean_log_likelihood
+from tests.support.sealed import edit_description
 
 
 def _values(num_rows: int, seed: int = 0) -> Tensor:
@@ -236,12 +236,10 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
             load_checkpoint(tmp_path)
 
     def edit(**changes: object) -> Callable[[Path, Path], object]:
-        return lambda path, _: path.write_text(
-            json.dumps({**json.loads(path.read_text()), **changes})
-        )
+        return lambda path, _: edit_description(path, lambda d: d.update(changes))
 
-    damage(lambda path, _: path.write_text("{"), "not a checkpoint")
-    damage(lambda path, _: path.write_text("[]"), "not a checkpoint")
+    damage(lambda path, _: path.write_text("{"), "not JSON")
+    damage(lambda path, _: path.write_text("[]"), "must hold an object")
     damage(edit(format_version=99), "99")
     damage(edit(state=[1]), "holds list")
     damage(edit(state={"tensor": "absent"}), "damaged")
