@@ -174,9 +174,9 @@ def read_members(
         weights = part_of(tensors, _numbered("circuit", i))
         circuit = pc.CircuitModel.of(pc.WeightedCircuit(structure, weights))
         kind, rank = described["modulator"]["kind"], described["modulator"]["rank"]
-        with torch.random.fork_rng(devices=[]):  # new modulators draw weights
+        with torch.device("meta"):  # the tensors come from the checkpoint, whatever it claims
             modulator = make_modulator(kind, circuit.plan, hidden_size, rank=rank)
-        modulator.load_state_dict(part_of(tensors, _numbered("modulator", i)))
+        modulator.load_state_dict(part_of(tensors, _numbered("modulator", i)), assign=True)
         found.append((circuit, modulator))
     return found
 

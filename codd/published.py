@@ -218,7 +218,7 @@ def save_published_circuit(
     pc.write_jpc(folder / CIRCUIT_FILES[settings is None], circuit.weighted())
     if settings is not None:
         text = json.dumps({f.name: getattr(settings, f.name) for f in fields(settings)}, indent=2)
-        (folder / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
+        pc.files.write_atomically(folder / SETTINGS_FILE, (text + "\n").encode())
 
 
 def _files(path: Path) -> tuple[Path, PublishedSettings | None]:
@@ -239,8 +239,8 @@ def _files(path: Path) -> tuple[Path, PublishedSettings | None]:
 
 def _settings(path: Path) -> PublishedSettings:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = pc.files.read_json(path)
+    except pc.errors.FormatError as error:
         raise CheckpointError(f"{path}: expected JSON, found {error}") from error
     return PublishedSettings.from_json(value, str(path))
 

@@ -118,6 +118,9 @@ class CharacterVocabulary(_Described):
         wrong = [c for c in self.characters if not isinstance(c, str) or len(c) != 1]
         if wrong:
             raise VocabularyError(f"characters: expected single characters, found {wrong[0]!r}")
+        lone = [c for c in self.characters if "\ud800" <= c <= "\udfff"]
+        if lone:
+            raise VocabularyError(f"characters: expected characters of text, found {lone[0]!r}")
         twice = [c for c, count in Counter(self.characters).items() if count > 1]
         if twice:
             raise VocabularyError(
@@ -240,7 +243,9 @@ class BPEVocabulary(_Described):
         library = _tokenizers()
         try:
             library.Tokenizer.from_str(self.tokenizer_json)
-        except Exception as error:  # the library raises nothing narrower
+        except BaseException as error:  # the library raises nothing narrower, and may panic
+            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+                raise
             raise VocabularyError(
                 f"BPE vocabulary: expected a tokenizer description, found {error}"
             ) from error
@@ -406,12 +411,19 @@ def vocabulary_from_json(description: dict[str, Any]) -> Vocabulary:
         if kind == "bpe":
             return BPEVocabulary(json.dumps(description["tokenizer"]))
         if kind == "published":
-            sizes = int(description["num_categories"]), int(description["mask"])
+            sizes = _size(description, "num_categories"), _size(description, "mask")
             return PublishedVocabulary(json.dumps(description["tokenizer"]), *sizes)
     except (KeyError, TypeError) as error:
         raise VocabularyError(f"{kind} vocabulary: missing or damaged field {error}") from error
     kinds = "'character', 'byte', 'bpe' or 'published'"
     raise VocabularyError(f"vocabulary: expected kind {kinds}, found {kind!r}")
+
+
+def _size(description: dict[str, Any], name: str) -> int:
+    value = description[name]
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise VocabularyError(f"{name}: expected an integer from 0 to 2**31, found {value!r:.60}")
+    return value
 
 
 def _runs(ids: Sequence[int], mask_id: int) -> list[list[int]]:

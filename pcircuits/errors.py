@@ -46,5 +46,26 @@ class BackendError(CircuitError):
     """An implementation was asked for something it does not do."""
 
 
+class OutOfMemoryError(BackendError, MemoryError):
+    """An evaluation needs more memory than there is; smaller batches need less."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or PyTorch says that memory ran out."""
+    kind = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return kind or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def shown(value: object) -> str:
+    """A value of a file in a message: short, whatever it is; a nested one could fill the memory."""
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return repr(value)
+    if isinstance(value, (str, bytes)):
+        return repr(value[:60])
+    return f"a value of type {type(value).__name__}"
+
+
 class FormatError(CircuitError):
     """A file is not of the expected format, version or content."""

@@ -17,6 +17,7 @@ from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, Part, Product, Sum
 
+_MOST_SCOPE_BYTES = 2 * 2**30
 SUM_PARAMETER = "sums"
 """Name of the parameter that holds the log-weights of all sums, one row after the other."""
 
@@ -66,6 +67,7 @@ class ScalarBuilder:
     def __init__(self) -> None:
         self._entries: list[_Input | _Inner] = []
         self._scopes: list[int] = []
+        self._scope_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -161,6 +163,12 @@ class ScalarBuilder:
         return self._add(entry, scope)
 
     def _add(self, entry: _Input | _Inner, scope: int) -> int:
+        self._scope_bytes += scope.bit_length() // 8
+        if self._scope_bytes > _MOST_SCOPE_BYTES:
+            raise StructureError(
+                f"the scopes of {len(self)} nodes over up to {scope.bit_length()} variables take "
+                f"more than {_MOST_SCOPE_BYTES // 2**20} MiB"
+            )
         self._entries.append(entry)
         self._scopes.append(scope)
         return len(self._entries) - 1

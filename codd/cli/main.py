@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"interrupted{stop}", 130)
     except (CoddError, pc.errors.CircuitError) as error:
         return _complain(f"error: {error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not pc.errors.is_out_of_memory(error):
+            raise
+        return _complain(f"error: {error or 'out of memory'}", 2)
     except OSError as error:
         place = "" if error.filename is None else f"{error.filename}: "
         return _complain(f"error: {place}{error.strerror or error}", 2)

@@ -68,6 +68,7 @@ PUBLISHED: dict[str, PublishedKind] = {
     "mdlm": PublishedKind(mdlm.reads, mdlm.read),
     "masked-lm": PublishedKind(masked_lm.reads, masked_lm.read),
 }
+_LONGEST = 2**20  # tokens: tables of positions are made, not stored
 OWN: dict[str, OwnKind] = {
     "native": OwnKind(native.config_to_json, native.make_native),
     "mdlm": OwnKind(
@@ -205,7 +206,10 @@ def restore_adapters(stored: StoredDenoiser, denoiser: nn.Module) -> None:
         for name, tensor in stored.tensors.items()
         if name.startswith(_ADAPTERS)
     }
-    load_lora(denoiser, LoraSettings(**stored.description["lora"]), tensors)
+    settings = LoraSettings(**stored.description["lora"])
+    if settings.rank not in {size for tensor in tensors.values() for size in tensor.shape}:
+        raise CheckpointError(f"adapters: expected some of rank {settings.rank!r:.60}, found none")
+    load_lora(denoiser, settings, tensors)
 
 
 def restore_denoiser(
@@ -234,12 +238,13 @@ def restore_denoiser(
     if kind not in OWN:
         raise CheckpointError(f"denoiser: expected a kind of {', '.join(OWN)}, found {kind!r}")
     try:
-        denoiser = OWN[kind].make(dict(description["config"]))
         wanted = options.dtype or _widest(stored.tensors)
         weights = {n: t for n, t in stored.tensors.items() if not n.startswith(_ADAPTERS)}
+        _check_claims(OWN[kind], dict(description["config"]), weights)
+        denoiser = OWN[kind].make(dict(description["config"]))
         denoiser.to(wanted).load_state_dict(weights)
         restore_adapters(stored, denoiser)
-    except (CoddError, KeyError, TypeError, RuntimeError) as error:
+    except (CoddError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{kind} denoiser: missing or damaged field {error}") from error
     return denoiser.to(_one_device(kind, options)).eval()
 
@@ -252,6 +257,19 @@ def _one_device(kind: str, options: LoadOptions) -> torch.device:
             f"published one, found {options.quantization!r}"
         )
     return single_device(options.device_map)
+
+
+def _check_claims(kind: OwnKind, config: dict[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuses a configuration that is not that of the weights, before it takes any memory."""
+    sizes = {**config, **(config["network"] if isinstance(config.get("network"), dict) else {})}
+    limits = {"num_layers": len(weights), "max_length": _LONGEST}
+    for name, limit in limits.items():
+        if not isinstance(sizes.get(name, 0), int) or sizes.get(name, 0) > limit:
+            raise ConfigError(f"{name}: expected at most {limit}, found {sizes[name]!r:.60}")
+    with torch.device("meta"):
+        expected = kind.make(config).state_dict()
+    if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in weights.items()}:
+        raise ConfigError("the configuration's, for the weights are those of another one")
 
 
 def _widest(tensors: Mapping[str, Tensor]) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -55,7 +56,7 @@ class ParametricModulator(nn.Module):
         # Per-state gate biases: some states may be easier to override than others.
         self.state_bias = nn.Parameter(torch.zeros(2, num_states))
         with torch.no_grad():
-            self.gates.up.bias.fill_(torch.logit(torch.tensor(1 - open_share)).item())
+            self.gates.up.bias.fill_(math.log1p(-open_share) - math.log(open_share))
 
     def forward(self, hidden: Tensor, parameters: Mapping[str, Tensor]) -> Modulation:
         """Parameters of the gated circuit from hidden states (B, W, D)."""

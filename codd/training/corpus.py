@@ -293,10 +293,11 @@ def _read_lines(path: Path, field: str) -> list[Document]:
 def _json_field(line: str, field: str, where: str) -> str:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where}: expected a JSON object, found {line[:40]!r}") from error
-    if not isinstance(value, dict) or not isinstance(value.get(field), str):
+    text = value.get(field) if isinstance(value, dict) else None
+    if not isinstance(text, str) or any("\ud800" <= sign <= "\udfff" for sign in text):
         raise CorpusError(
             f"{where}: expected an object with a string {field!r}, found {line[:40]!r}"
         )
-    return str(value[field])
+    return text

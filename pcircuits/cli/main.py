@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pcircuits.cli import convert, draw, fit, info, query, sample, validate
+from pcircuits.errors import is_out_of_memory
 
 _COMMANDS = (info, validate, fit, query, sample, convert, draw)
 
@@ -39,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"error: {place}{error.strerror or error}", 2)
     except ValueError as error:  # all of the library's errors are of this kind
         return _complain(f"error: {error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _complain(f"error: {error or 'out of memory'}", 2)
     return code
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import math
+import struct
+import tokenize
+import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -137,9 +143,21 @@ def _table(path: Path, numbers: np.ndarray, names: tuple[str, ...] | None) -> Ta
     return Table(values, torch.from_numpy(~missing), names)
 
 
+_MOST_UNPACKED = 2**28  # bytes; what is packed less than a hundredfold may be larger
+# What numpy and zipfile raise at files that are damaged in one way or another.
+_UNREADABLE = (
+    *(ValueError, OSError, EOFError, KeyError, TypeError, IndexError, OverflowError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error),
+    tokenize.TokenError,
+)
+
+
 def _read_delimited(path: Path, key: str | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
     text = io.StringIO(read_text(path), newline="")
-    rows = [row for row in csv.reader(text, delimiter=_DELIMITERS[path.suffix.lower()]) if row]
+    try:
+        rows = [row for row in csv.reader(text, delimiter=_DELIMITERS[path.suffix.lower()]) if row]
+    except csv.Error as error:
+        raise FormatError(f"{path} is not a table: {error}") from error
     if not rows:
         raise FormatError(f"{path} is empty; expected rows of categories")
     header = any(not _is_number(cell) for cell in rows[0])
@@ -192,16 +210,44 @@ def _read_npz(path: Path, key: str | None) -> tuple[np.ndarray, None]:
     if key not in keys:
         raise FormatError(f"{path}: expected a key among {keys}; found {key!r} (option --key)")
     try:
+        _check_packed(found.zip, f"{key}.npy" if f"{key}.npy" in found.zip.namelist() else key)
         return np.asarray(found[key]), None
-    except (ValueError, OSError) as error:
+    except _UNREADABLE as error:
         raise FormatError(f"{path}: array {key!r} cannot be read: {error}") from error
 
 
 def _load(path: Path) -> Any:
+    data = read_bytes(path)
     try:
-        return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that an old Python wrote
+            return _checked(data)
+    except _UNREADABLE as error:
         raise FormatError(f"{path} is not a NumPy file: {error}") from error
+
+
+def _checked(data: bytes) -> Any:
+    if data.startswith(np.lib.format.MAGIC_PREFIX):
+        _check_room(io.BytesIO(data), len(data))
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _check_room(stream: IO[bytes], size: int) -> None:
+    """Checks that an array is not larger than what is said to hold it, before it is made."""
+    header = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if header == (1, 0) else None
+    shape, _, dtype = (read or np.lib.format.read_array_header_2_0)(stream)
+    if math.prod(shape) * dtype.itemsize > size or min(shape, default=0) < 0:
+        raise ValueError(f"it claims an array of shape {shape} in {size} bytes")
+
+
+def _check_packed(archive: zipfile.ZipFile, member: str) -> None:
+    """Checks that an archive does not unpack to far more than it is."""
+    entry = archive.getinfo(member)
+    if entry.file_size > max(_MOST_UNPACKED, 100 * entry.compress_size):
+        raise ValueError(f"{member} unpacks to {entry.file_size} bytes")
+    with archive.open(member) as stream:
+        _check_room(stream, entry.file_size)
 
 
 def _read_parquet(path: Path, key: str | None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -25,6 +25,8 @@ from pcircuits.errors import CompileError
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Sum
 
+_MOST_CONSTANTS = 2**28
+
 
 def compile_circuit(circuit: Circuit) -> Plan:
     """Compiles a circuit to a plan of folded layers.
@@ -36,7 +38,8 @@ def compile_circuit(circuit: Circuit) -> Plan:
         The plan; `print(plan)` shows its layers and cost.
 
     Raises:
-        CompileError: If `circuit` is not a `Circuit`.
+        CompileError: If `circuit` is not a `Circuit`, or has indicators over absurdly many
+            categories.
 
     Examples:
         >>> plan = pc.compile_circuit(pc.families.binary_tree(8, num_units=4, num_categories=3))
@@ -124,6 +127,7 @@ class _References:
     def __init__(self, circuit: Circuit) -> None:
         self._names = circuit.parameter_names
         self._made: dict[Hashable, WeightReference] = {}
+        self._numbers = 0
 
     def of_inputs(self, nodes: Sequence[Input]) -> WeightReference:
         """Weights of inputs: constant tables, parts of a table or whole ones."""
@@ -133,7 +137,7 @@ class _References:
             # One table where all are equal.
             distinct = supports[:1] if len(set(supports)) == 1 else supports
             key = (distinct, first.num_categories)
-            return self._once(key, lambda: _indicators(distinct, first.num_categories))
+            return self._once(key, lambda: self._indicators(distinct, first.num_categories))
         if not isinstance(first.parameter, Part):
             return self._whole(nodes)
         rows = np.arange(first.num_units)
@@ -144,7 +148,7 @@ class _References:
         first = nodes[0]
         shape = (first.num_units, first.num_inputs)
         if not first.weighted:
-            return self._once(shape, lambda: WeightReference((), constant=np.zeros((1, *shape))))
+            return self._once(shape, lambda: self._constant((1, *shape), 0.0))
         if not isinstance(first.parameter, Part):
             return self._whole(nodes)
         numbers = np.arange(math.prod(shape)).reshape(shape)
@@ -155,7 +159,7 @@ class _References:
         first = nodes[0]
         if not first.weighted:
             shape = (sum(len(node.children) for node in nodes), first.num_units)
-            return WeightReference((), constant=np.zeros(shape))
+            return self._constant(shape, 0.0)
         if isinstance(first.parameter, Part):
             names, starts = [self._names[first]], [_start(node) for node in nodes]
         else:
@@ -168,6 +172,27 @@ class _References:
         ]
         positions = np.concatenate(blocks)
         return WeightReference(tuple(names), _span(positions), positions.shape)
+
+    def _indicators(
+        self, supports: Sequence[tuple[tuple[int, ...], ...] | None], num_categories: int
+    ) -> WeightReference:
+        units = len(supports[0] or ())
+        reference = self._constant((len(supports), units, num_categories), -np.inf)
+        assert reference.constant is not None, "it was made with one"
+        for place, own in enumerate(supports):
+            for unit, support in enumerate(own or ()):
+                reference.constant[place, unit, list(support)] = 0.0
+        return reference
+
+    def _constant(self, shape: tuple[int, ...], value: float) -> WeightReference:
+        """A table that no parameter holds; its size is a claim of the circuit alone."""
+        self._numbers += math.prod(shape)
+        if self._numbers > _MOST_CONSTANTS:
+            raise CompileError(
+                f"indicators and sums without weights need tables of {self._numbers} numbers; "
+                f"expected at most {_MOST_CONSTANTS}"
+            )
+        return WeightReference((), constant=np.full(shape, value))
 
     def _whole(self, nodes: Sequence[Input | Sum]) -> WeightReference:
         names = tuple(dict.fromkeys(self._names[node] for node in nodes))
@@ -187,17 +212,6 @@ class _References:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-def _indicators(
-    supports: Sequence[tuple[tuple[int, ...], ...] | None], num_categories: int
-) -> WeightReference:
-    units = len(supports[0] or ())
-    table = np.full((len(supports), units, num_categories), -np.inf)
-    for place, own in enumerate(supports):
-        for unit, support in enumerate(own or ()):
-            table[place, unit, list(support)] = 0.0
-    return WeightReference((), constant=table)
 
 
 def _span(positions: np.ndarray) -> slice | np.ndarray:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
-from pcircuits.errors import EvidenceError, ParameterError
+from pcircuits.errors import EvidenceError, OutOfMemoryError, ParameterError, is_out_of_memory
 from pcircuits.execute import eager, reference
 from pcircuits.execute.choice import Choice, choose
 from pcircuits.execute.evidence import Evidence, check_evidence
@@ -43,7 +44,8 @@ def forward(
     Raises:
         EvidenceError: If the evidence does not fit the plan.
         ParameterError: If the parameters do not.
-        BackendError: If there is no such implementation, or it does not apply.
+        BackendError: If there is no such implementation, or it does not apply; as
+            `OutOfMemoryError` if there is too little memory for so many examples at once.
 
     Examples:
         >>> plan = pc.compile_circuit(pc.families.factorized(1, num_categories=2))
@@ -56,6 +58,11 @@ def forward(
         tensor([[1., 1.]])
     """
     check_evidence(plan, evidence)
+    with _enough_memory(plan, evidence):
+        return _evaluate(plan, parameters, evidence, impl)
+
+
+def _evaluate(plan: Plan, parameters: Parameters, evidence: Evidence, impl: str) -> Tensor:
     if impl == "reference":
         if isinstance(parameters, PreparedParameters):
             raise ParameterError("the reference implementation takes the parameters by name")
@@ -76,6 +83,20 @@ def forward(
 
         return kernels.log_value(plan, prepared, evidence)
     return eager.log_value(plan, prepared, evidence)
+
+
+@contextmanager
+def _enough_memory(plan: Plan, evidence: Evidence) -> Iterator[None]:
+    """Says what was asked for where memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"too little memory to evaluate {plan.circuit!r} for {evidence.batch_size} examples at "
+            f"once: expected fewer rows a call ({error})"
+        ) from error
 
 
 def choose_implementation(

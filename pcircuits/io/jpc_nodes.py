@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pcircuits.errors import FormatError
+from pcircuits.errors import FormatError, shown
 from pcircuits.files import BoundedFile
 from pcircuits.io.plain_pickle import Instance, read_plain_pickle
 
@@ -65,21 +65,56 @@ def read_nodes(file: BoundedFile, where: str) -> list[JpcNode]:
     entries = read_plain_pickle(file, where)
     if not isinstance(entries, list) or not entries:
         raise FormatError(f"{where} must hold a list of nodes; found {type(entries).__name__}")
-    nodes: list[JpcNode] = []
+    claims, nodes = _Claims(file.size), list[JpcNode]()
     for place, entry in enumerate(entries):
         title = f"{where}: node {place}"
         try:
-            nodes.append(_Reader(title, entry, place, len(entries), file.size).node())
+            nodes.append(_Reader(title, entry, place, len(entries), claims).node())
         except KeyError as error:
             raise FormatError(f"{title} lacks {error}") from error
-    return [_with_owner(node, nodes, where) for node in nodes]
+    owners = _owners(nodes)
+    return [
+        _with_owner(node, nodes[owner], where) for node, owner in zip(nodes, owners, strict=True)
+    ]
+
+
+class _Claims:
+    """What a file's nodes may claim together: a multiple of its bytes.
+
+    Values of a pickle may be shared by many nodes, so that a small file speaks of a large circuit;
+    no file that PyJuice writes does.
+
+    Args:
+        num_bytes: Size of the file.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._limit = 4 * num_bytes + 1000
+        self._taken: dict[str, int] = {}
+        self._arrays: dict[int, tuple[Array, Array]] = {}
+
+    def take(self, number: int, what: str, title: str) -> None:
+        """Counts what a node has of something.
+
+        Raises:
+            FormatError: If it is more than a file of this size can have.
+        """
+        self._taken[what] = self._taken.get(what, 0) + number
+        if self._taken[what] > self._limit:
+            raise FormatError(f"{title} claims more {what} than its file has room for")
+
+    def edges(self, array: Array) -> Array:
+        """An array of edges as int64, converted once however often it is shared."""
+        if id(array) not in self._arrays:
+            self._arrays[id(array)] = (array, array.astype(np.int64, copy=False))
+        return self._arrays[id(array)][1]
 
 
 class _Reader:
     """Reads one entry; every value is checked before it is used."""
 
     def __init__(
-        self, title: str, entry: Any, place: int, num_entries: int, num_bytes: int
+        self, title: str, entry: Any, place: int, num_entries: int, claims: _Claims
     ) -> None:
         if not isinstance(entry, dict):
             raise FormatError(f"{title} must be a dictionary; found {type(entry).__name__}")
@@ -87,12 +122,12 @@ class _Reader:
         self._entry = entry
         self._place = place
         self._num_entries = num_entries
-        self._num_bytes = num_bytes
+        self._claims = claims
 
     def node(self) -> JpcNode:
         kind = self._entry["type"]
-        if kind not in ("Input", "Product", "Sum"):
-            raise self._error(f"is of type {kind!r}; expected Input, Product or Sum")
+        if not isinstance(kind, str) or kind not in ("Input", "Product", "Sum"):
+            raise self._error(f"is of type {shown(kind)}; expected Input, Product or Sum")
         if "external_params" in self._entry:
             raise self._error("takes parameters per sample, which a file does not hold")
         num_blocks, block_size = self._sizes()
@@ -102,7 +137,7 @@ class _Reader:
             num_blocks,
             block_size,
             self._children(kind),
-            None if kind == "Input" else self._array("edge_ids", "iu").astype(np.int64),
+            None if kind == "Input" else self._edges(),
             self._parameters(),
             self._variable() if kind == "Input" else -1,
             self._distribution() if kind == "Input" else None,
@@ -120,19 +155,19 @@ class _Reader:
         else:
             found = self._entry["num_nodes"], 1
         if not all(type(size) is int and size >= 1 for size in found):
-            raise self._error(f"has {found[0]!r} blocks of {found[1]!r} units")
+            raise self._error(f"has {shown(found[0])} blocks of {shown(found[1])} units")
         # Every unit has numbers or edges: a larger claim would cost memory before it is refuted.
-        if found[0] * found[1] > self._num_bytes:
-            raise self._error(f"claims {found[0] * found[1]} units in {self._num_bytes} bytes")
+        self._claims.take(found[0] * found[1], "units", self._title)
         return found
 
     def _children(self, kind: str) -> tuple[int, ...]:
         children = self._entry["chs"]
         if not isinstance(children, (tuple, list)):
-            raise self._error(f"has children {children!r}; expected a tuple of indices")
+            raise self._error(f"has {shown(children)} as children; expected a tuple of indices")
+        self._claims.take(len(children), "children", self._title)
         for child in children:
             if type(child) is not int or not 0 <= child < self._place:
-                raise self._error(f"has child {child!r}; expected one of the nodes before it")
+                raise self._error(f"has child {shown(child)}; expected one of the nodes before it")
         if bool(children) == (kind == "Input"):
             raise self._error(f"is of type {kind} and has {len(children)} children")
         return tuple(children)
@@ -140,7 +175,7 @@ class _Reader:
     def _index(self, key: str, end: int) -> int:
         value = self._entry.get(key, self._place)
         if type(value) is not int or not 0 <= value < end:
-            raise self._error(f"has {key} {value!r}; expected one of {end} nodes")
+            raise self._error(f"has {key} {shown(value)}; expected one of {end} nodes")
         return value
 
     def _array(self, key: str, kinds: str) -> Array:
@@ -152,12 +187,19 @@ class _Reader:
     def _parameters(self) -> Array | None:
         if self._entry.get("params") is None:
             return None
-        return self._array("params", "f").reshape(-1)
+        found = self._array("params", "f").reshape(-1)
+        self._claims.take(found.size, "parameters", self._title)
+        return found
+
+    def _edges(self) -> Array:
+        found = self._claims.edges(self._array("edge_ids", "iu"))
+        self._claims.take(found.size, "edges", self._title)
+        return found
 
     def _variable(self) -> int:
         scope = self._entry["scope"]
         if not isinstance(scope, (list, tuple)) or len(scope) != 1 or type(scope[0]) is not int:
-            raise self._error(f"has the scope {scope!r}; expected one variable")
+            raise self._error(f"has {shown(scope)} as scope; expected one variable")
         # Scopes are bit masks: an absurd index would cost memory before any other check.
         if not 0 <= scope[0] < self._num_entries:
             raise self._error(f"has variable {scope[0]} in a file of {self._num_entries} nodes")
@@ -167,6 +209,7 @@ class _Reader:
         data = self._entry["dist"]
         if not isinstance(data, (bytes, bytearray)):
             raise self._error("has a dist that is not bytes")
+        self._claims.take(len(data), "bytes of distributions", self._title)
         value = read_plain_pickle(
             bytes(data), f"{self._title}: dist", lambda path: path.startswith(_DISTRIBUTIONS)
         )
@@ -175,13 +218,20 @@ class _Reader:
         return value
 
 
-def _with_owner(node: JpcNode, nodes: list[JpcNode], where: str) -> JpcNode:
-    """Follows `source_node` to the end, and checks that both ends look the same."""
-    owner = node
-    for _ in nodes:
-        if owner.owner == owner.place:
-            break
-        owner = nodes[owner.owner]
+def _owners(nodes: list[JpcNode]) -> list[int]:
+    """For every node the one at the end of its chain of `source_node`; of a circle any."""
+    found: dict[int, int] = {}
+    for node in nodes:
+        path, place = dict[int, None](), node.place
+        while place not in found and place not in path:
+            path[place] = None
+            place = nodes[place].owner
+        found.update(dict.fromkeys(path, found.get(place, place)))
+    return [found[node.place] for node in nodes]
+
+
+def _with_owner(node: JpcNode, owner: JpcNode, where: str) -> JpcNode:
+    """The node with the owner of its parameters, if both look the same."""
     same = (
         owner.owner == owner.place
         and _tie_key(owner) == _tie_key(node)

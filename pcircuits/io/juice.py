@@ -13,6 +13,9 @@ from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, Product, Sum
 
+_MOST_CATEGORIES = 10_000_000
+_MOST_PADDING = 10_000_000
+
 
 def read_spn(path: str | Path) -> WeightedCircuit:
     r"""Reads a `.spn` file, the dialect of Libra's arithmetic circuits that Juice reads.
@@ -119,13 +122,24 @@ def read_juice_jpc(path: str | Path) -> WeightedCircuit:
     for line in lines:
         if line.words[0] in "LIC":
             variable, size = _size(line)
+            if size > _MOST_CATEGORIES:
+                raise line.error(f"expected at most {_MOST_CATEGORIES} categories; found {size}")
             sizes[variable] = max(sizes.get(variable, 1), size)
+    _check_padding(lines, sizes)
     nodes = LineNodes(path)
     root = None
     for line in lines:
         root = _juice_node(line, nodes, sizes)
         nodes.define(line, line.integer(1, "the number of a node"), root)
     return nodes.build(root)
+
+
+def _check_padding(lines: list[Line], sizes: dict[int, int]) -> None:
+    """Rows with fewer numbers than their variable has categories are filled up: within reason."""
+    rows = [line for line in lines if line.words[0] == "C"]
+    padding = sum(sizes[line.variable(3)] - (len(line.words) - 4) for line in rows)
+    if padding > _MOST_PADDING:
+        raise rows[0].error(f"rows lack {padding} numbers of their variables' categories")
 
 
 def _size(line: Line) -> tuple[int, int]:

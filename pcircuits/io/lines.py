@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pcircuits.errors import CircuitError, FormatError
+from pcircuits.errors import CircuitError, FormatError, shown
 from pcircuits.files import read_text
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.scalars import ScalarBuilder
@@ -24,10 +24,12 @@ class Line:
     Attributes:
         where: File and number of the line, from 1.
         words: The words.
+        most: Largest number of a variable, counted from 1, that the file can have.
     """
 
     where: str
     words: Sequence[str]
+    most: int = LARGEST_VARIABLE
 
     def error(self, text: str) -> FormatError:
         """An error that names the line."""
@@ -91,8 +93,9 @@ class Line:
             FormatError: If it is none.
         """
         values = self.integers(place, "a literal")
-        if not values or not 1 <= abs(values[0]) <= LARGEST_VARIABLE:
+        if not values or not values[0]:
             raise self.error(f"expected a literal, +v or -v; found {self.words[place:][:1]}")
+        self._check_variable(abs(values[0]))
         return abs(values[0]) - 1, values[0] > 0
 
     def variable(self, place: int, *, first: int = 1) -> int:
@@ -102,25 +105,33 @@ class Line:
             FormatError: If it is none.
         """
         value = self.integer(place, "a variable", smallest=first)
-        if value > LARGEST_VARIABLE:
-            raise self.error(f"variable {value} is too large; at most {LARGEST_VARIABLE}")
+        self._check_variable(value + 1 - first)
         return value - first
 
+    def _check_variable(self, number: int) -> None:
+        if number > self.most:
+            raise self.error(
+                f"variable {shown(number)} is too large; a file like this has at most {self.most}"
+            )
 
-def read_lines(path: str | Path, *, comment: str = "c") -> Iterator[Line]:
+
+def read_lines(path: str | Path, *, comment: str = "c", most: int | None = None) -> Iterator[Line]:
     """The lines of a text file that are neither blank nor comments.
 
     Args:
         path: The file.
         comment: First word of a comment.
+        most: Largest number of variables; default one for each line, since every variable has one.
 
     Raises:
         FormatError: If the file cannot be read or is not UTF-8.
     """
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
+    lines = read_text(path).splitlines()
+    limit = min(LARGEST_VARIABLE, len(lines)) if most is None else most
+    for number, text in enumerate(lines, start=1):
         words = text.split()
         if words and words[0] != comment:
-            yield Line(f"{path}:{number}", words)
+            yield Line(f"{path}:{number}", words, limit)
 
 
 @dataclass

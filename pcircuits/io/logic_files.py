@@ -11,6 +11,9 @@ from pcircuits.io.vtree import read_vtree
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.logic import And, Formula, Literal, Or, logic
 
+# Variables need no line of their own: those that are left open are added, each with its scope.
+_MOST_VARIABLES = 50_000
+
 
 def read_nnf(path: str | Path, num_variables: int | None = None) -> Circuit:
     r"""Reads a formula in (deterministic) decomposable negation normal form.
@@ -42,7 +45,7 @@ def read_nnf(path: str | Path, num_variables: int | None = None) -> Circuit:
         >>> model.log_evidence(pc.Evidence()).exp().round()  # models
         tensor([2.], dtype=torch.float64)
     """
-    lines = list(read_lines(path))
+    lines = list(read_lines(path, most=_MOST_VARIABLES))
     if not lines:
         raise FormatError(f"{path} has no nodes")
     if lines[0].words[0] == "nnf":
@@ -82,7 +85,7 @@ def read_sdd(path: str | Path, vtree: str | Path | None = None) -> Circuit:
     """
     formulas: dict[int, Formula] = {}
     root: Formula | None = None
-    for line in read_lines(path):
+    for line in read_lines(path, most=_MOST_VARIABLES):
         if line.words[0] == "sdd":
             continue
         key = line.integer(1, "the number of a node")

@@ -9,6 +9,7 @@ its children, those of a sum with the attribute `weight`. An input has `variable
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pcircuits.errors import FormatError
+from pcircuits.errors import FormatError, shown
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.scalars import ScalarBuilder
 from pcircuits.structure.circuit import Circuit
@@ -152,29 +153,43 @@ def _add(
     attributes = graph.nodes[node]
     kind, name = attributes.get("kind"), str(node)
     if kind == "input":
-        return _add_input(builder, node, attributes)
+        return _add_input(builder, node, attributes, len(graph))
     edges = graph.adj[node]
     children = [made[child] for child in edges]
     if not children:
-        raise FormatError(f"node {node!r} of kind {kind!r} has no children; only inputs have none")
+        raise FormatError(
+            f"node {node!r} of kind {shown(kind)} has no children; only inputs have none"
+        )
     if kind == "product":
         return builder.add_product(children, name=name)
     if kind == "sum":
         return builder.add_sum(children, _edge_log_weights(node, edges), name=name)
-    raise FormatError(f"node {node!r}: kind must be 'sum', 'product' or 'input'; found {kind!r}")
+    raise FormatError(
+        f"node {node!r}: kind must be 'sum', 'product' or 'input'; found {shown(kind)}"
+    )
 
 
-def _add_input(builder: ScalarBuilder, node: Hashable, attributes: Mapping[str, Any]) -> int:
+def _add_input(
+    builder: ScalarBuilder, node: Hashable, attributes: Mapping[str, Any], num_nodes: int
+) -> int:
     variable = attributes.get("variable")
-    if not isinstance(variable, int) or variable < 0:
-        raise FormatError(f"input {node!r}: variable must be an integer >= 0; found {variable!r}")
+    # Every variable has a node: a larger index would cost memory before any other check.
+    if type(variable) is not int or not 0 <= variable < num_nodes:
+        raise FormatError(
+            f"input {node!r}: variable must be an integer from 0 to {num_nodes - 1}, less than the "
+            f"number of nodes; found {shown(variable)}"
+        )
     if attributes.get("support") is not None:
         size = attributes.get("num_categories")
-        if not isinstance(size, int):
-            raise FormatError(f"input {node!r} has a support; expected num_categories beside it")
-        return builder.add_indicator(variable, attributes["support"], size, name=str(node))
-    found = attributes.get("probabilities")
-    if found is None or len(found) == 0:
+        if type(size) is not int or size < 1:
+            raise FormatError(
+                f"input {node!r} has a support; expected num_categories >= 1 beside it, found "
+                f"{shown(size)}"
+            )
+        support = [operator.index(c) for c in _listed(node, "support", attributes["support"])]
+        return builder.add_indicator(variable, support, size, name=str(node))
+    found = _listed(node, "probabilities", attributes.get("probabilities", ()))
+    if not found:
         raise FormatError(f"input {node!r} has neither `probabilities` nor `support`")
     return builder.add_input(variable, [_log(node, p) for p in found], name=str(node))
 
@@ -188,9 +203,26 @@ def _edge_log_weights(node: Hashable, edges: Mapping[Hashable, Any]) -> list[flo
     return [_log(node, weight) for weight in weights]
 
 
+def _listed(node: Hashable, what: str, value: Any) -> list[Any]:
+    """The numbers of an attribute, whatever kind of sequence it is."""
+    try:
+        numbers = list(value)
+        for number in numbers:
+            (operator.index if what == "support" else float)(number)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FormatError(
+            f"input {node!r}: {what} must be a list of numbers; found {shown(value)}"
+        ) from error
+    return numbers
+
+
 def _log(node: Hashable, number: Any) -> float:
-    if not 0 <= number < math.inf:
-        raise FormatError(f"node {node!r}: expected weights >= 0; found {number!r}")
+    try:
+        right = 0 <= float(number) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        right = False
+    if not right:
+        raise FormatError(f"node {node!r}: expected weights >= 0; found {shown(number)}")
     return math.log(number) if number > 0 else -math.inf
 
 

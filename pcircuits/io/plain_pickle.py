@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from pcircuits.errors import FormatError
+from pcircuits.errors import FormatError, shown
 from pcircuits.files import BoundedFile
 
 _RECONSTRUCT = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
@@ -116,6 +116,8 @@ class _Machine:
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
+            if isinstance(argument, int) and argument.bit_length() > 64:
+                raise ValueError(f"an integer of {argument.bit_length()} bits stands in it")
             self._stack.append(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name]())
@@ -181,7 +183,7 @@ class _Machine:
     def _put(self, target: dict[str, Any], items: list[Any]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str):
-                raise ValueError(f"a dictionary's key is {key!r}; expected a string")
+                raise ValueError(f"a dictionary's key is {shown(key)}; expected a string")
             target[key] = value
 
     def _global(self, argument: str) -> None:
@@ -276,13 +278,13 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
 def _dtype(arguments: Any) -> _Dtype:
     text = arguments[0]
     if not isinstance(text, str) or text not in _DTYPES:
-        raise ValueError(f"an array's type is {text!r}; expected one of {sorted(_DTYPES)}")
+        raise ValueError(f"an array's type is {shown(text)}; expected one of {sorted(_DTYPES)}")
     return _Dtype(text)
 
 
 def _byte_order(order: Any) -> str:
-    if order not in ("<", ">", "|", "="):
-        raise ValueError(f"an array's byte order is {order!r}")
+    if not isinstance(order, str) or order not in ("<", ">", "|", "="):
+        raise ValueError(f"an array's byte order is {shown(order)}")
     return "=" if order == "|" else str(order)
 
 
@@ -293,7 +295,7 @@ def _array(raw: Any, dtype: Any, shape: Any, *, fortran: bool) -> npt.NDArray[An
     if not isinstance(shape, tuple) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"an array's shape is not a tuple of at most {_MAX_DIMENSIONS} numbers")
     if not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"an array's shape is {shape!r}")
+        raise ValueError("an array's shape holds what is no size")
     resolved = dtype.resolve()
     if math.prod(shape) * resolved.itemsize != len(raw):
         raise ValueError(f"an array of shape {shape} and type {dtype.text} has {len(raw)} bytes")

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from pcircuits.errors import CircuitError, FormatError
-from pcircuits.io.lines import LARGEST_VARIABLE
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
@@ -189,7 +188,8 @@ def _rounded(values: Any, digits: int) -> Any:
 class _Scanner:
     """Reads one line from left to right."""
 
-    def __init__(self, where: str, text: str) -> None:
+    def __init__(self, where: str, text: str, most: int) -> None:
+        self.most = most  # variables; scopes are bit masks, and each variable has a line
         self._where = where
         self._text = text
         self._place = 0
@@ -333,11 +333,12 @@ class _Reader:
 def _read(text: str, where: str) -> _Reader:
     reader = _Reader()
     header = False
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.splitlines()
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if header:
-            reader.add(_Scanner(f"{where}:{number}", line.rstrip()))
+            reader.add(_Scanner(f"{where}:{number}", line.rstrip(), len(lines)))
         elif line.split() != [_HEADER, str(_VERSION)]:
             raise FormatError(f"{where}:{number}: expected '{_HEADER} {_VERSION}'; found {line!r}")
         header = True
@@ -346,8 +347,10 @@ def _read(text: str, where: str) -> _Reader:
 
 def _input(line: _Scanner, name: str) -> Input:
     variable = line.integer("a variable")
-    if variable > LARGEST_VARIABLE:
-        raise line.error(f"variable {variable} is too large; at most {LARGEST_VARIABLE}")
+    if variable >= line.most:
+        raise line.error(
+            f"variable {variable} is too large; {line.most} lines have at most as many variables"
+        )
     options = _options(line, {"units", "categories", "supports", "parameter"})
     if "categories" not in options:
         raise line.error("expected categories=..., the number of categories")

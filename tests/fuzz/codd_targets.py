@@ -45,6 +45,10 @@ class JsonFile:
         self._file = self.path / file
         self.seed = json.loads(self._file.read_text())
 
+    def seeds(self) -> list[bytes]:
+        """The file as it was, and ways to change it."""
+        return [json.dumps(self.seed).encode(), *random_bytes()]
+
     def change(self, data: bytes) -> None:
         """Writes it anew, with the checksum that belongs to it."""
         value = json_or_changed_safely(data, [self.seed])
@@ -175,9 +179,9 @@ def _json_seeds(values: Callable[[], Sequence[Any]]) -> Callable[[], list[bytes]
 
 
 CODD_TARGETS = (
-    Target("coupled-model", _coupled, random_bytes),
+    Target("coupled-model", _coupled, lambda: _model().seeds()),
     Target("codd-checkpoint", _checkpoint_bytes, _checkpoint_seeds),
-    Target("cache", _cache_layout, random_bytes),
+    Target("cache", _cache_layout, lambda: _made_cache().seeds()),
     Target("shard", _shard, _shard_seeds),
     Target("network-config", _published("config.json"), random_bytes),
     Target("shard-index", _published("model.safetensors.index.json"), random_bytes),

@@ -2,8 +2,8 @@
 
     python tests/data/format/make_states.py tests/data/format/states/v2
 
-Unfinished learning (`learning`), a coupled model (`coupled`) and a cache of a denoiser (`cache`),
-each with `expected.json`. Files of earlier versions were made by the code of their time and are
+A model (`model`), unfinished learning (`learning`), a coupled model (`coupled`) and a cache of a
+denoiser (`cache`), each with `NAME.expected.json`. Files of earlier versions were made by the code of their time and are
 never made again.
 """
 
@@ -58,7 +58,14 @@ def cache(folder: Path) -> Any:
     return {"tokens": batch.tokens.tolist(), "log_probs": batch.log_probs.sum(-1).tolist()}
 
 
-KINDS = {"learning": learning, "coupled": coupled, "cache": cache}
+def model(folder: Path) -> Any:
+    """Log-likelihoods of a circuit with its weights."""
+    if not folder.exists():
+        pc.CircuitModel(pc.families.hmm(4, 2, 3), seed=1).save(folder)
+    return pc.load(folder).log_likelihood(rows()).tolist()
+
+
+KINDS = {"model": model, "learning": learning, "coupled": coupled, "cache": cache}
 
 
 def main(target: Path) -> None:
