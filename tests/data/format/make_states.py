@@ -3,8 +3,8 @@
     python tests/data/format/make_states.py tests/data/format/states/v2
 
 A model (`model`), unfinished learning (`learning`), a coupled model (`coupled`) and a cache of a
-denoiser (`cache`), each with `NAME.expected.json`. Files of earlier versions were made by the code of their time and are
-never made again.
+denoiser (`cache`), each with `NAME.expected.json`. Files of earlier versions were
+made by the code of their time and are never made again.
 """
 
 from __future__ import annotations
