@@ -210,7 +210,7 @@ def _read_npz(path: Path, key: str | None) -> tuple[np.ndarray, None]:
     if key not in keys:
         raise FormatError(f"{path}: expected a key among {keys}; found {key!r} (option --key)")
     try:
-        _check_packed(found.zip, f"{key}.npy" if f"{key}.npy" in found.zip.namelist() else key)
+        _check_packed(found.zip, str(key))
         return np.asarray(found[key]), None
     except _UNREADABLE as error:
         raise FormatError(f"{path}: array {key!r} cannot be read: {error}") from error
@@ -241,8 +241,9 @@ def _check_room(stream: IO[bytes], size: int) -> None:
         raise ValueError(f"it claims an array of shape {shape} in {size} bytes")
 
 
-def _check_packed(archive: zipfile.ZipFile, member: str) -> None:
+def _check_packed(archive: zipfile.ZipFile, key: str) -> None:
     """Checks that an archive does not unpack to far more than it is."""
+    member = f"{key}.npy" if f"{key}.npy" in archive.namelist() else key
     entry = archive.getinfo(member)
     if entry.file_size > max(_MOST_UNPACKED, 100 * entry.compress_size):
         raise ValueError(f"{member} unpacks to {entry.file_size} bytes")
