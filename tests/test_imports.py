@@ -17,6 +17,7 @@ RANKS: dict[str, dict[str, int]] = {
     "pcircuits": {
         "errors": 0,
         "files": 0,
+        "jit": 0,
         "structure": 1,
         "validate": 2,
         "compile": 3,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import Tensor
 
 from pcircuits.errors import EvidenceError
+from pcircuits.jit import cached_jit
 from pcircuits.learning.history import progress_bar
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.circuit import Circuit
@@ -465,7 +465,7 @@ def _mutual_information(table: _Table, pseudocount: float, progress: bool) -> np
     return np.maximum(information, 0.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_jit(nogil=True)
 def _add_row(
     columns: np.ndarray,
     weights: np.ndarray,

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 
-import numba as nb
 import numpy as np
+
+from pcircuits.jit import cached_jit
 
 Array = np.ndarray
 # Values, scales, and which rows of both are meant.
 Rows = tuple[Array, Array, Array]
 
 # Reordered sums are worth vector instructions; infinities and NaN keep their meaning.
-compiled = nb.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+compiled = cached_jit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 @compiled

@@ -11,6 +11,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic, overload
 
+from pcircuits.jit import cached_jit
+
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
@@ -84,5 +86,5 @@ def _exp_by_type(x: Any) -> Any:
     return polynomial
 
 
-compiled: Any = nb.njit(nogil=True, cache=True, error_model="numpy")
+compiled: Any = cached_jit(nogil=True, error_model="numpy")
 """Compiles a kernel: once for each machine, and without the interpreter's lock."""

@@ -19,6 +19,7 @@ import numba as nb
 import numpy as np
 
 from pcircuits.execute.numba.arithmetic import compiled, exp, power_of_two
+from pcircuits.jit import cached_jit
 
 Array = np.ndarray
 
@@ -308,8 +309,8 @@ def upward(structure: Structure, weights: Numbers, tile: Tile) -> bool:
 
 
 # Reassociation lets sums over a tile be computed by vector instructions.
-_reassociated: Any = nb.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
+_reassociated: Any = cached_jit(
+    nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
 )
 
 

@@ -1,0 +1,77 @@
+"""Compiled functions whose machine code is kept on the disk where that can be.
+
+Numba refuses to define a function whose code it cannot keep: where the package and the home are
+both read-only, nothing could be imported. Here such a function is compiled anew in each process,
+and one warning says so. A disk that fills up later costs no result either.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+_warned: list[bool] = []
+
+
+def cached_jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` with `cache=True`, which works also where nothing can be kept.
+
+    Args:
+        **options: Other options of `numba.njit`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            compiled: Any = numba.njit(cache=True, **options)(function)
+        except RuntimeError as error:
+            if "cannot cache function" not in str(error):
+                raise
+            _warn(str(error))
+            return numba.njit(**options)(function)
+        compiled._cache = _Forgiving(compiled._cache)
+        return compiled
+
+    return decorate
+
+
+class _Forgiving:
+    """Numba's cache of one function, where what cannot be kept or read is compiled instead.
+
+    Args:
+        cache: The cache.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *args: Any) -> Any:
+        """The code of some types of arguments, or None."""
+        try:
+            return self._cache.load_overload(*args)
+        except (OSError, EOFError, ValueError, AttributeError, ImportError) as error:
+            _warn(f"what numba kept cannot be read: {error!r}")
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        """Keeps the code of some types of arguments."""
+        try:
+            self._cache.save_overload(*args)
+        except OSError as error:
+            _warn(f"compiled code cannot be kept: {error}")
+
+
+def _warn(reason: str) -> None:
+    if not _warned:
+        _warned.append(True)
+        warnings.warn(
+            f"{reason}; it is compiled anew in each process. Set NUMBA_CACHE_DIR to a folder that "
+            "can be written to",
+            RuntimeWarning,
+            stacklevel=2,
+        )
