@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _warned: list[bool] = []
 
 
-def cached_jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def cached_jit(**options: Any) -> Callable[[Function], Function]:
     """`numba.njit` with `cache=True`, which works also where nothing can be kept.
 
     Args:
         **options: Other options of `numba.njit`.
     """
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def decorate(function: Function) -> Function:
+        compiled: Any
         try:
-            compiled: Any = numba.njit(cache=True, **options)(function)
+            compiled = numba.njit(cache=True, **options)(function)
         except RuntimeError as error:
             if "cannot cache function" not in str(error):
                 raise
             _warn(str(error))
-            return numba.njit(**options)(function)
-        compiled._cache = _Forgiving(compiled._cache)
-        return compiled
+            compiled = numba.njit(**options)(function)
+        else:
+            compiled._cache = _Forgiving(compiled._cache)
+        # For callers it is the function, with its types.
+        return cast(Function, compiled)
 
     return decorate
 
