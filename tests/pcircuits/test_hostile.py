@@ -34,6 +34,7 @@ def little_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+HMM = Path(__file__).parents[1] / "data" / "jpc" / "hmm.jpc"
 READERS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "psdd variable": (pc.read_psdd, "L 0 0 999999\n" * 30_000, "variable 999999 is too large"),
     "text variable": (
@@ -121,11 +122,10 @@ def test_a_pickles_values_are_not_written_out_in_messages(
 
 
 def test_what_a_pickle_shares_is_not_copied_for_every_node(tmp_path: Path) -> None:
-    """A thousand nodes share one array of edges, and would have copies of 8 MB each."""
-    edges = np.zeros((1, 1_000_000), dtype=np.int32)
-    leaf = {"type": "Input", "num_node_blocks": 1, "block_size": 1, "chs": (), "scope": [0]}
-    children = (0,) * 1_000_000
-    nodes = [_product(edges, chs=children) for _ in range(1000)]
+    """Three hundred nodes share one array of edges, and would have copies of 800 kB each."""
+    leaf = pickle.loads(HMM.read_bytes())[0]  # our own file
+    edges = np.zeros((1, 100_000), dtype=np.int32)
+    nodes = [_product(edges, chs=(0,) * 100_000) for _ in range(300)]
     with pytest.raises(FormatError, match=r"claims more .* than its file has room for"):
         pc.read_jpc(_pickled([leaf, *nodes], tmp_path))
 
