@@ -124,12 +124,17 @@ def test_threads_that_call_one_model_get_equal_answers() -> None:
     assert not wrong
 
 
-def test_a_spawned_process_gives_the_same_answer() -> None:
+def _of_folder(folder: Path, rows: torch.Tensor) -> list[float]:
+    return _likelihoods(pc.load(folder), rows)
+
+
+def test_a_spawned_process_gives_the_same_answer(tmp_path: Path) -> None:
     """Forked ones are tested by `python -m tests.faults`, in a process without threads."""
     model = pc.CircuitModel(pc.families.hmm(4, 3, 3), seed=0)
+    model.save(tmp_path)
     rows = torch.zeros(3, 4, dtype=torch.long)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_likelihoods, (model, rows)) == _likelihoods(model, rows)
+        assert pool.apply(_of_folder, (tmp_path, rows)) == _likelihoods(model, rows)
 
 
 @pytest.mark.parametrize("name", ["codd", "pcircuits"])
