@@ -25,7 +25,7 @@ from tests.faults.kills import interrupt_command, kill_often
 from tests.faults.mutations import KINDS, mutate
 
 KILLS, INTERRUPTS, MUTATIONS, SECONDS = 200, 40, 1000, 3600.0
-_QUICK = ("em", "coupling", "cache", "save-circuit")
+_QUICK = ("em", "cache", "save-circuit")
 
 Result = Mapping[str, Any]
 
@@ -85,7 +85,7 @@ def mutations(options: argparse.Namespace) -> Result:
 
 def growth(options: argparse.Namespace) -> Result:
     """Trains and generates for long."""
-    seconds = 4.0 if options.quick else options.seconds
+    seconds = 2.0 if options.quick else options.seconds
     return asdict(run_for(seconds, _say))
 
 

@@ -16,7 +16,7 @@ def test_a_little_of_each_part(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     found = json.loads(out.read_text())
-    assert found["kills"]["kills"] == 4
+    assert found["kills"]["kills"] == 3
     assert found["interrupts"]["interrupts"] == 2
     kinds = found["mutations"]["kinds"]
     assert all("different" not in kind for kind in kinds.values() if kind["checksums"])

@@ -26,11 +26,14 @@ _DONE = re.compile(r"(?:Done (\d+) runs|stat::number_of_executed_units:\s*(\d+))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs harnesses one after the other; the exit status is 1 if one found something."""
     options = _parser().parse_args(arguments)
-    found = [_fuzz(name, options) for name in options.names or TARGETS]
-    for entry in found:
-        print("{name:18} {seconds:7.0f} s {executions:10,} runs  {finding}".format(**entry))
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    found: list[dict[str, Any]] = []
+    for name in options.names or TARGETS:
+        entry = _fuzz(name, options)
+        found.append(entry)
+        line = "{name:18} {seconds:7.0f} s {executions:10,} runs  {finding}"
+        print(line.format(**entry), flush=True)
+        if options.out is not None:
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
     return int(any(entry["finding"] for entry in found))
 
 
