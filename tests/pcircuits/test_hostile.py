@@ -125,7 +125,8 @@ def test_what_a_pickle_shares_is_not_copied_for_every_node(tmp_path: Path) -> No
     """Three hundred nodes share one array of edges, and would have copies of 800 kB each."""
     leaf = pickle.loads(HMM.read_bytes())[0]  # our own file
     edges = np.zeros((1, 100_000), dtype=np.int32)
-    nodes = [_product(edges, chs=(0,) * 100_000) for _ in range(300)]
+    children = (0,) * 100_000
+    nodes = [_product(edges, chs=children) for _ in range(300)]
     with pytest.raises(FormatError, match=r"claims more .* than its file has room for"):
         pc.read_jpc(_pickled([leaf, *nodes], tmp_path))
 
