@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
 from pcircuits.execute.fused.kernels import Array, compiled
+from pcircuits.jit import cached_jit
 
 # Log-weights between minus this and this are exponentiated as they are.
 LARGEST = 30.0
@@ -42,7 +42,7 @@ _of_bits: Any = intrinsic(_float_of)
 
 
 # Not reordered: the parts of ln 2 would be added up.
-@nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@cached_jit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _short_exp(x: Any) -> Any:
     """Exp of a float32 between -44 and 44, as arithmetic that makes vector instructions."""
     power = np.int32(np.int32(x * _PER_LN2 + _SHIFTED_HALF) - _SHIFT)
