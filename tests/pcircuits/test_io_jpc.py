@@ -585,7 +585,7 @@ DAMAGE: dict[str, tuple[object, str]] = {
     "no children": ([{k: v for k, v in ENTRY.items() if k != "chs"}], "node 0 lacks 'chs'"),
     "no size": ([{**ENTRY, "num_node_blocks": 0}], "0 blocks"),
     "a size of another type": ([{**ENTRY, "block_size": "2"}], "units"),
-    "a huge size": ([{**ENTRY, "num_node_blocks": 2**40}], "claims 1099511627776 units"),
+    "a huge size": ([{**ENTRY, "num_node_blocks": 2**40}], "claims more units than"),
     "a child after it": ([ENTRY, {**SUM, "chs": (1,)}], "child 1"),
     "a variable too large": ([{**ENTRY, "scope": [10**9]}], "variable 1000000000"),
     "two variables": ([{**ENTRY, "scope": [0, 1]}], "expected one variable"),

@@ -95,7 +95,7 @@ def test_edges_without_weights_make_a_plain_sum() -> None:
         (lambda g: g.add_edge("is 0", "rain"), "a circuit has no cycle"),
         (lambda g: g.add_node("other", kind="product"), "one node that no edge leads to"),
         (lambda g: g.nodes["rain"].pop("kind"), "kind must be 'sum', 'product' or 'input'"),
-        (lambda g: g.nodes["is 0"].update(variable=-1), "variable must be an integer >= 0"),
+        (lambda g: g.nodes["is 0"].update(variable=-1), "variable must be an integer from 0"),
         (lambda g: g.nodes["is 0"].pop("num_categories"), "expected num_categories"),
         (lambda g: g.nodes["wet if 1"].pop("probabilities"), "neither `probabilities` nor"),
         (lambda g: g["rain"]["case 0"].pop("weight"), "some of its edges have a weight"),
