@@ -241,7 +241,7 @@ def _settings(path: Path) -> PublishedSettings:
     try:
         value = pc.files.read_json(path)
     except pc.errors.FormatError as error:
-        raise CheckpointError(f"{path}: expected JSON, found {error}") from error
+        raise CheckpointError(str(error)) from error
     return PublishedSettings.from_json(value, str(path))
 
 

@@ -5,6 +5,15 @@ their checksum in its name. The tensors are written first and the description is
 rename, so that whatever happens in between the folder holds the old state or the new one. The
 description holds a checksum of its own content, so that no changed number or name goes unnoticed.
 Writers of one folder wait for each other, and readers for writers.
+
+Examples:
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "numbers.json")
+    ...     head, rest = {"format": "numbers", "format_version": 1}, {"unit": "nats"}
+    ...     pc.files.write_described(path, "tensors", {"x": torch.ones(2)}, head, rest)
+    ...     description, tensors = pc.files.read_described(path, {("numbers", 1): True})
+    >>> description["unit"], tensors["x"].tolist()
+    ('nats', [1.0, 1.0])
 """
 
 from __future__ import annotations

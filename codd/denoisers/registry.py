@@ -268,8 +268,10 @@ def _check_claims(kind: OwnKind, config: dict[str, Any], weights: Mapping[str, T
             raise ConfigError(f"{name}: expected at most {limit}, found {sizes[name]!r:.60}")
     with torch.device("meta"):
         expected = kind.make(config).state_dict()
-    if {n: t.shape for n, t in expected.items()} != {n: t.shape for n, t in weights.items()}:
-        raise ConfigError("the configuration's, for the weights are those of another one")
+    for name in sorted({*expected, *weights}):
+        shapes = [tuple(of[name].shape) if name in of else None for of in (expected, weights)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(f"{name}: expected shape {shapes[0]}, found {shapes[1]}")
 
 
 def _widest(tensors: Mapping[str, Tensor]) -> torch.dtype:

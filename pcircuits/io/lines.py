@@ -121,13 +121,14 @@ def read_lines(path: str | Path, *, comment: str = "c", most: int | None = None)
     Args:
         path: The file.
         comment: First word of a comment.
-        most: Largest number of variables; default one for each line, since every variable has one.
+        most: Largest number of variables; default one for each line, since every variable has one,
+            or a thousand, which cost nothing.
 
     Raises:
         FormatError: If the file cannot be read or is not UTF-8.
     """
     lines = read_text(path).splitlines()
-    limit = min(LARGEST_VARIABLE, len(lines)) if most is None else most
+    limit = min(LARGEST_VARIABLE, max(1000, len(lines))) if most is None else most
     for number, text in enumerate(lines, start=1):
         words = text.split()
         if words and words[0] != comment:

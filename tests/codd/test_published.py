@@ -118,10 +118,10 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         load_published_circuit(tmp_path)
     folder = published(tmp_path / "made", "pc_model.jpc")
     (folder / "codd_config.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match="expected an object, found list"):
+    with pytest.raises(CheckpointError, match="must hold an object; found list"):
         load_published_circuit(folder)
     (folder / "codd_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="expected JSON"):
+    with pytest.raises(CheckpointError, match="is not JSON"):
         load_published_circuit(folder)
     with pytest.raises(CheckpointError, match="as vocab_size, found 9"):
         circuit = load_published_circuit(DATA / "hmm.jpc").circuit

@@ -120,7 +120,7 @@ def _documented(text: str, start: str) -> str:
 
 
 def test_documented_examples_work() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "file-format.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "file-format.md").read_text()
     for text in (page, pcircuits.io.text.__doc__ or ""):
         weighted = weighted_from_text(_documented(text, "pcircuits-text 1"))
 
