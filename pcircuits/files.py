@@ -7,6 +7,8 @@ description holds a checksum of its own content, so that no changed number or na
 Writers of one folder wait for each other, and readers for writers.
 
 Examples:
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "numbers.json")
     ...     head, rest = {"format": "numbers", "format_version": 1}, {"unit": "nats"}

@@ -64,7 +64,7 @@ class _Work:
         self._optimiser = torch.optim.AdamW(parameters, lr=1e-4)
 
     def round(self) -> None:
-        pc.em_step(self._circuit, self._rows)
+        pc.fit_em(self._circuit, self._rows, epochs=1, progress=False)
         tokens = self._model.vocabulary.encode(TEXT[:8])[None].repeat(4, 1)
         hidden = tokens.clone()
         hidden[:, 4:] = self._model.mask_id
