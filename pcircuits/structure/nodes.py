@@ -49,7 +49,7 @@ class Part:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise StructureError(f"a part's name must be a non-empty string; found {self.name!r}")
-        if not isinstance(self.start, int) or self.start < 0:
+        if not _is_whole(self.start, 0):
             raise StructureError(
                 f"part of {self.name!r}: start must be an integer >= 0, found {self.start!r}"
             )
@@ -94,7 +94,7 @@ class Input:
     name: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.variable, int) or self.variable < 0:
+        if not _is_whole(self.variable, 0):
             raise StructureError(
                 f"{self!r}: variable must be an integer >= 0, found {self.variable!r}"
             )
@@ -327,8 +327,13 @@ def title_of(node: AnyNode) -> str:
     return f"{node!r} with scope {node.scope}"
 
 
+def _is_whole(value: object, least: int) -> bool:
+    """Whether it is an integer that is not smaller; True is none, though it counts as 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _check_positive(node: object, what: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not _is_whole(value, 1):
         kind, name = type(node).__name__, _named(node)
         raise StructureError(f"{kind}{name}: {what} must be an integer >= 1, found {value!r}")
 
@@ -365,7 +370,7 @@ def _check_supports(node: Input, supports: tuple[tuple[int, ...], ...]) -> None:
         )
     for unit, support in enumerate(supports):
         for category in support:
-            if not isinstance(category, int) or not 0 <= category < node.num_categories:
+            if not _is_whole(category, 0) or category >= node.num_categories:
                 raise StructureError(
                     f"{node!r}: support of unit {unit} holds {category!r}; expected categories "
                     f"0 .. {node.num_categories - 1}"

@@ -82,6 +82,12 @@ def test_nodes_and_circuits_cannot_be_changed() -> None:
 
 BAD_NODES: dict[str, tuple[Callable[[], object], str]] = {
     "negative variable": (lambda: _input(-1), "variable must be an integer >= 0, found -1"),
+    "true as a variable": (lambda: _input(True), "variable must be an integer >= 0, found True"),
+    "true as a category": (
+        lambda: pc.Input(0, num_units=1, num_categories=3, supports=((True,),)),
+        "support of unit 0 holds True; expected categories 0 .. 2",
+    ),
+    "true as a start": (lambda: pc.Part("p", True), "start must be an integer >= 0, found True"),
     "no units": (lambda: _input(units=0), "num_units must be an integer >= 1, found 0"),
     "units not a number": (lambda: _input(units=2.0), "num_units must be .* found 2.0"),
     "no categories": (lambda: _input(categories=0), "num_categories must be .* found 0"),
