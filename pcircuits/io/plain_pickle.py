@@ -89,7 +89,8 @@ def read_plain_pickle(
     source: Any = data  # what `genops` asks of a file is its three methods
     try:
         result = machine.run(pickletools.genops(source))
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    # A warning, of an escape sequence that is none, where the caller has made errors of warnings.
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError, Warning) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{where} is not a well-formed pickle: {error}") from error

@@ -571,6 +571,7 @@ DAMAGE: dict[str, tuple[object, str]] = {
     "nothing": (b"", "has no nodes"),
     "no pickle": (b"hello there", "damaged.jpc:1: expected 'jpc'"),
     "neither text nor pickle": (b"\xff\xfe", "is not text"),
+    "an escape that is none": (b"\x80\x02ca\\.\nb\n.", "not a well-formed pickle: invalid escape"),
     "only a protocol": (b"\x80\x04", "not a well-formed pickle"),
     "cut off": (pickle.dumps([ENTRY])[:-20], "not a well-formed pickle|dist"),
     "no list": ({"type": "Input"}, "list of nodes; found dict"),
