@@ -156,10 +156,17 @@ def _parts(
         _vocabulary(metadata, denoiser),
         CouplingSettings(**metadata["coupling"]),
         metadata["block_length"],
-        metadata.get("record", {}),
+        _record(metadata),
         tuple(alternatives),
         CircuitChoice.from_json(metadata.get("choice")),
     )
+
+
+def _record(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = metadata.get("record", {})
+    if not isinstance(found, dict):
+        raise CheckpointError(f"record: expected names and values, found {found!r:.60}")
+    return found
 
 
 def _check_kind(metadata: Mapping[str, Any]) -> None:

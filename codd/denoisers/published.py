@@ -209,4 +209,7 @@ def _require(config: dict[str, Any], name: str, *expected: Any, absent: bool = F
 def _ends(config: dict[str, Any]) -> tuple[int, ...]:
     found = config.get("eos_token_id")
     listed = found if isinstance(found, list) else [found]
-    return tuple(int(each) for each in listed if each is not None)
+    wrong = [each for each in listed if each is not None and type(each) is not int]
+    if wrong:
+        raise ConfigError(f"eos_token_id: expected ids, found {wrong[0]!r:.60}")
+    return tuple(each for each in listed if each is not None)

@@ -181,6 +181,8 @@ class CacheLayout:
 
 def _typed(kind: type, value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fields as JSON gave them, if each has its type."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{kind.__name__}: expected names and values, found {value!r:.60}")
     types = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
     for field in fields(kind):
         expected = types.get(str(field.type))

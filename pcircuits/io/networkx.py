@@ -218,12 +218,12 @@ def _listed(node: Hashable, what: str, value: Any) -> list[Any]:
 
 def _log(node: Hashable, number: Any) -> float:
     try:
-        right = 0 <= float(number) < math.inf
+        weight = math.nan if isinstance(number, str) else float(number)
     except (TypeError, ValueError, OverflowError):
-        right = False
-    if not right:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
         raise FormatError(f"node {node!r}: expected weights >= 0; found {shown(number)}")
-    return math.log(number) if number > 0 else -math.inf
+    return math.log(weight) if weight > 0 else -math.inf
 
 
 def _unit_name(circuit: Circuit, node: AnyNode, unit: int) -> str:

@@ -18,6 +18,7 @@ from codd.training import cache_writer
 from codd.training.cache import CacheLayout, CacheSettings, DenoiserCache, shard_path
 from codd.training.cache_writer import plan_cache, write_cache
 from tests.support.interrupt import interrupt_during
+from tests.support.sealed import edit_description
 
 V, LENGTH = 11, 12
 SETTINGS = CacheSettings(
@@ -196,6 +197,13 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
     with pytest.raises(CheckpointError, match="shard-00001"):
+        DenoiserCache(tmp_path)
+
+
+def test_settings_that_are_none_are_named(tmp_path: Path) -> None:
+    written(tmp_path)
+    edit_description(tmp_path / "cache.json", lambda d: d["layout"].update(settings=3))
+    with pytest.raises(CheckpointError, match="CacheSettings: expected names and values, found 3"):
         DenoiserCache(tmp_path)
 
 

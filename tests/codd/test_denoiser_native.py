@@ -271,6 +271,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: edit(folder / "config.json", lambda config: config.update(d_model="24")),
         "width: expected an integer of at least 1, found '24'",
     ),
+    "an end that is no id": (
+        lambda folder: edit(
+            folder / "config.json", lambda config: config.update(eos_token_id=[1, float("inf")])
+        ),
+        "eos_token_id: expected ids, found inf",
+    ),
     "a block too many in the files": (
         lambda folder: edit(folder / "config.json", lambda config: config.update(n_layers=2)),
         r"found 9 unknown: model\.transformer\.blocks\.2\.",

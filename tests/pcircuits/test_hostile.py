@@ -164,6 +164,15 @@ def test_attributes_of_a_graph_that_are_no_numbers(attributes: dict[str, Any]) -
         pc.weighted_from_networkx(graph)
 
 
+def test_a_text_is_no_weight_of_an_edge() -> None:
+    graph = nx.DiGraph()
+    graph.add_node("a", kind="input", variable=0, num_categories=2, support=[0])
+    graph.add_node("s", kind="sum")
+    graph.add_edge("s", "a", weight="0.5")
+    with pytest.raises(CircuitError, match=r"node 's': expected weights >= 0; found '0\.5'"):
+        pc.weighted_from_networkx(graph)
+
+
 @pytest.mark.parametrize("name", ["\0.safetensors", "\ud800.safetensors", "a\\b.safetensors", "/x"])
 def test_tensor_files_are_called_as_we_call_them(name: str, tmp_path: Path) -> None:
     pc.CircuitModel(pc.families.hmm(2, 2, 2)).save(tmp_path)

@@ -158,8 +158,8 @@ def test_two_models_of_one_circuit_share_nothing() -> None:
     [
         ([-0.5, 0.5, 0.5, 0.5], "is -0.5; expected a probability >= 0"),
         ([torch.nan, 0.5, 0.25, 0.25], "is nan; expected a probability >= 0"),
-        ([0.0, 0.0, 0.0, 0.0], "sums to 0.0; expected 1"),
-        ([0.5, 0.5, 0.5, 0.5], "sums to 2.0; expected 1"),
+        ([0.0, 0.0, 0.0, 0.0], "sums to 0; expected 1"),
+        ([0.5, 0.5, 0.5, 0.5], "sums to 2; expected 1"),
         ([torch.inf, 0.0, 0.0, 0.0], "sums to inf; expected 1"),
     ],
 )
