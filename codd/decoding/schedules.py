@@ -97,7 +97,7 @@ class LoopSchedule:
         """Number of tokens to fix now, (B,): masked * (α_s - α_t) / (1 - α_t), rounded up."""
         before, after = (self._masked_share(n / self.steps) for n in (steps_left, steps_left - 1))
         share = (before - after) / before
-        return (masked * share - 1e-6).ceil().long()  # an error of rounding is no token
+        return (masked.double() * share - 1e-6).ceil().long()  # a rounding error is no token
 
     def _masked_share(self, time: float) -> float:
         if time > self.on:

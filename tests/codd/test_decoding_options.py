@@ -19,6 +19,7 @@ from codd.decoding.revision import (
     shared_out,
     take_back,
 )
+from codd.decoding.schedules import LoopSchedule
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import DecodingError
 from tests.support.decoding import (
@@ -164,6 +165,9 @@ def test_loop_commits_most_then_corrects_then_finishes() -> None:
     assert masked == [65, 50, 35, 20, 20, 20, 20, 20, 10, 0]
     third = pytest.approx(1 / 3)
     assert shares == [0, 0, 0, 0, third, third, third, third, 0, 0]
+    for steps, many, expected in ((10, 300, 40), (10, 450, 60), (20, 300, 20)):
+        loop = LoopSchedule(steps, 0.55, 0.05, 0.6)  # the exact share is a whole number of tokens
+        assert int(loop.quota(torch.tensor([many]), steps, torch.Generator())) == expected
 
 
 class Guided(CountingModel):
