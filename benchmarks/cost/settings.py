@@ -11,7 +11,7 @@ from codd.training.circuit_loop import CircuitTraining
 from codd.training.coupling_loop import CouplingTraining
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.grpo_config import GRPOTraining
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 
 LENGTH = QUESTION_LENGTH + SOLUTION_LENGTH
 _BASE = DenoiserTraining(

@@ -27,7 +27,8 @@ from codd.training.coupling_loop import train_coupling
 from codd.training.denoiser_loop import train_denoiser
 from codd.training.grpo import train_grpo
 from codd.training.grpo_config import GRPOTraining
-from codd.training.loop import HistoryEntry, Outcome, Schedule
+from codd.training.run_state import HistoryEntry, Outcome
+from codd.training.schedule import Schedule
 
 Log = Callable[[HistoryEntry], None]
 

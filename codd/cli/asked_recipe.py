@@ -14,7 +14,7 @@ from codd.errors import CoddError, ConfigError
 from codd.training.circuit_loop import CircuitTraining
 from codd.training.coupling_loop import CouplingTraining
 from codd.training.denoiser_config import DenoiserTraining
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 
 _CIRCUIT_LEARNING_RATE = 2e-3
 _JOINT_LEARNING_RATE = 2e-4

@@ -11,7 +11,7 @@ from codd.modulators.registry import MODULATORS
 from codd.training.circuit_loop import CircuitTraining
 from codd.training.coupling_loop import CouplingTraining
 from codd.training.denoiser_config import DenoiserTraining
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 
 STAGES = ("denoiser", "circuit", "coupling")
 JOINT = "joint"

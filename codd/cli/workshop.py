@@ -13,7 +13,7 @@ from codd.cli.material import Material
 from codd.cli.recipe import Recipe
 from codd.errors import CheckpointError
 from codd.training.cache import DenoiserCache
-from codd.training.loop import HistoryEntry
+from codd.training.run_state import HistoryEntry
 from codd.training.tensorboard import tensorboard_log
 
 

@@ -29,7 +29,9 @@ from codd.training.cache import (
     write_layout,
 )
 from codd.training.corruption import CorruptedBatch, WindowTask
-from codd.training.loop import first_difference, progress_bar, step_seed
+from codd.training.progress import progress_bar
+from codd.training.resuming import first_difference
+from codd.training.schedule import step_seed
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,8 @@ def write_cache(
     missing = [s for s in range(layout.num_shards) if not has_shard(folder, layout, s)]
     own = [shard for shard in missing if shard % share[1] == share[0]]
     _check_room(folder, layout, len(missing))
-    run = _Run(layout.num_shards - len(missing))
-    found = run.step
-    bar = progress_bar("cache", run, layout.num_shards, shown=show_progress)
+    found = done = layout.num_shards - len(missing)
+    bar = progress_bar("cache", found, layout.num_shards, shown=show_progress)
     with pc.stop_on_interrupt() as stop, bar as report:
         for shard in own:
             if stop.requested:
@@ -120,18 +121,10 @@ def write_cache(
             tensors = _shard(denoiser, sequences, layout, shard, batch_size, device)
             data = safetensors.torch.save(tensors, shard_metadata(layout))
             write_atomically(shard_path(folder, shard), data)
-            run.step += 1
-            report()
-    computed = run.step - found
-    return CacheOutcome(computed, found, layout.num_shards - run.step, computed < len(own))
-
-
-@dataclass
-class _Run:
-    step: int
-
-    def summary(self) -> str:
-        return "shards"
+            done += 1
+            report(done, "shards")
+    computed = done - found
+    return CacheOutcome(computed, found, layout.num_shards - done, computed < len(own))
 
 
 def _begun(folder: Path, layout: CacheLayout) -> CacheLayout:

@@ -18,15 +18,10 @@ from codd.modulators.registry import AnyModulator, modulate
 from codd.training.cache import CachedBatch, DenoiserCache
 from codd.training.coupling_loop import rate_groups
 from codd.training.listed import listed_distribution, omitted_mass
-from codd.training.loop import (
-    HistoryEntry,
-    Outcome,
-    Schedule,
-    check_shares,
-    micro_batches,
-    optimise,
-    step_seed,
-)
+from codd.training.loop import optimise
+from codd.training.processes import check_shares, micro_batches
+from codd.training.run_state import HistoryEntry, Outcome
+from codd.training.schedule import Schedule, step_seed
 
 _VALIDATION_SHARE = 0.1
 

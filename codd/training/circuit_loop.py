@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 import pcircuits as pc
-from codd.checkpoint import save_checkpoint
-from codd.errors import CheckpointError, ConfigError
-from codd.training.loop import (
-    HistoryEntry,
-    Outcome,
-    check_shares,
-    checkpoint_of,
-    progress_bar,
-    step_seed,
-)
+from codd.errors import ConfigError
+from codd.training.loop import learn
+from codd.training.processes import check_shares
+from codd.training.run_state import HistoryEntry, Outcome, RunState
+from codd.training.schedule import step_seed
 from codd.training.windows import evaluation_windows, sample_windows
 
 
@@ -93,32 +87,20 @@ def train_circuit(
         CheckpointError: If `folder` holds a checkpoint of another run, or one while not resuming.
     """
     check_shares(group, training.batch_size)
-    run = _Run(circuit, training, group)
-    identity = {**identity, "training": asdict(training)}
-    checkpoint = checkpoint_of(folder, identity, resume=resume)
-    if checkpoint is not None:
-        try:
-            run.restore(checkpoint.tensors, checkpoint.metadata)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder}: missing or misshapen entry {error}") from error
-    bar = progress_bar("circuit", run, training.steps, shown=show_progress and run.leads)
-    with pc.stop_on_interrupt() as stop, bar as report:
-        saved = run.step
-        while run.step < training.steps and not run.processes.any(stop.requested):
-            run.take_step(train)
-            if run.step == training.steps or run.step % training.validate_every == 0:
-                run.validate(valid)
-                if log is not None and run.leads:
-                    log(run.history[-1])
-            if run.step % training.checkpoint_every == 0:
-                run.save(folder, identity)
-                saved = run.step
-            report()
-        if saved != run.step:
-            run.save(folder, identity)
-    if run.history:
-        circuit.set_log_parameters(run.best)
-    return Outcome(tuple(run.history), run.step, run.seconds)
+    learner = _Learner(circuit, train, valid, training, group)
+    outcome = learn(
+        learner,
+        training,
+        folder,
+        {**identity, "training": asdict(training)},
+        title="circuit",
+        resume=resume,
+        log=log,
+        show_progress=show_progress,
+    )
+    if outcome.history:
+        circuit.set_log_parameters(learner.best)
+    return outcome
 
 
 def starting_circuit(
@@ -144,85 +126,58 @@ def starting_circuit(
     return circuit
 
 
-@dataclass
-class _Run:
-    """Everything that changes during a run."""
+class _Learner:
+    """The circuit's parameters and the counts that they come from."""
 
-    circuit: pc.CircuitModel
-    training: CircuitTraining
-    group: dist.ProcessGroup | None = None
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    seconds: float = 0.0
-    history: list[HistoryEntry] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        circuit: pc.CircuitModel,
+        train: Tensor,
+        valid: Tensor,
+        training: CircuitTraining,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        self.plan, self.training = circuit.plan, training
+        self.train, self.valid = train, valid
+        self.num_rows = len(evaluation_windows(train, self.plan.num_variables))
         self.state = pc.EMState()
-        self.parameters = {n: p.detach() for n, p in self.circuit.log_parameters().items()}
-        self.device = self.circuit.log_weights[0].device
-        self.processes = pc.Processes(self.group, self.device)
+        self.parameters = {n: p.detach() for n, p in circuit.log_parameters().items()}
+        self.device = circuit.log_weights[0].device
+        self.processes = pc.Processes(group, self.device)
         self.processes.agree(self.parameters)
         self.best = self.parameters
         self.settings = pc.EMSettings(
-            decay=self.training.decay,
-            warmup=self.training.warmup,
-            pseudocount=self.training.pseudocount,
+            decay=training.decay, warmup=training.warmup, pseudocount=training.pseudocount
         )
 
-    @property
-    def step(self) -> int:
-        return self.state.step
-
-    @property
-    def leads(self) -> bool:
-        return self.processes.rank == 0
-
-    def take_step(self, train: Tensor) -> None:
-        started = time.perf_counter()
-        generator = torch.Generator().manual_seed(step_seed(self.training.seed, self.step))
-        window = self.circuit.plan.num_variables
-        windows = sample_windows(train, window, self.training.batch_size, generator)
+    def take_step(self, state: RunState) -> float:
+        generator = torch.Generator().manual_seed(step_seed(self.training.seed, state.step))
+        window = self.plan.num_variables
+        windows = sample_windows(self.train, window, self.training.batch_size, generator)
         own = windows[self.processes.share(torch.arange(len(windows)))]
-        counts, value = pc.flows(
-            self.circuit.plan, self.parameters, pc.Evidence(own.to(self.device))
-        )
-        num_rows = len(evaluation_windows(train, window))
-        scale = num_rows / len(windows)
+        counts, value = pc.flows(self.plan, self.parameters, pc.Evidence(own.to(self.device)))
+        scale = self.num_rows / len(windows)
         self.parameters, self.state = pc.em_update(
-            self.circuit.plan,
+            self.plan,
             self.parameters,
             self.state,
             {name: count * scale for name, count in self.processes.add(counts).items()},
             self.settings,
-            num_rows=num_rows,
+            num_rows=self.num_rows,
         )
         total = self.processes.add_number(float(value.double().sum()))
-        self.loss_sum -= total / len(windows) / window
-        self.loss_count += 1
-        self.seconds += time.perf_counter() - started
+        return -total / len(windows) / window
 
-    def save(self, folder: str | Path, identity: Mapping[str, Any]) -> None:
-        if self.leads:
-            save_checkpoint(folder, self.tensors(), {**identity, **self.metadata()})
-
-    def validate(self, valid: Tensor) -> None:
-        started = time.perf_counter()
-        prepared = pc.prepare(self.circuit.plan, self.parameters)
+    def validate(self, state: RunState) -> float:
+        prepared = pc.prepare(self.plan, self.parameters)
         values = [
-            pc.queries.log_likelihood(self.circuit.plan, prepared, part.to(self.device))
-            for part in valid.split(self.training.batch_size)
+            pc.queries.log_likelihood(self.plan, prepared, part.to(self.device))
+            for part in self.valid.split(self.training.batch_size)
         ]
-        loss = -float(torch.cat(values).double().mean()) / valid.shape[1]
-        if all(loss < entry.valid_loss for entry in self.history):
+        loss = -float(torch.cat(values).double().mean()) / self.valid.shape[1]
+        if all(loss < entry.valid_loss for entry in state.history):
             self.best = self.parameters
-        self.seconds += time.perf_counter() - started
-        train_loss = self.loss_sum / max(self.loss_count, 1)
-        self.history.append(HistoryEntry(self.step, train_loss, loss, self.seconds))
-        self.loss_sum, self.loss_count = 0.0, 0
-
-    def summary(self) -> str:
-        state = f"loss {self.loss_sum / max(self.loss_count, 1):.3f}"
-        return state + (f", valid {self.history[-1].valid_loss:.4f}" if self.history else "")
+        return loss
 
     def tensors(self) -> dict[str, Tensor]:
         parts = {
@@ -232,23 +187,10 @@ class _Run:
         }
         return {f"{part}.{n}": t for part, named in parts.items() for n, t in named.items()}
 
-    def metadata(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "loss_sum": self.loss_sum,
-            "loss_count": self.loss_count,
-            "seconds": self.seconds,
-            "history": [asdict(entry) for entry in self.history],
-        }
-
-    def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], state: RunState) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
             found = {name: tensors[f"{prefix}.{name}"] for name in self.parameters}
             return {name: tensor.to(self.device) for name, tensor in found.items()}
 
         self.parameters, self.best = part("parameters"), part("best")
-        self.state = pc.EMState(metadata["step"], part("counts"))
-        self.loss_sum = metadata["loss_sum"]
-        self.loss_count = metadata["loss_count"]
-        self.seconds = metadata["seconds"]
-        self.history = [HistoryEntry(**entry) for entry in metadata["history"]]
+        self.state = pc.EMState(state.step, part("counts"))

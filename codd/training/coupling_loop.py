@@ -21,16 +21,11 @@ from codd.denoisers.lora import lora_of, lora_parameters
 from codd.errors import ConfigError
 from codd.model import CoupledModel
 from codd.training.corruption import CorruptedBatch, WindowTask
-from codd.training.loop import (
-    Group,
-    HistoryEntry,
-    Outcome,
-    Schedule,
-    check_shares,
-    micro_batches,
-    optimise,
-    step_seed,
-)
+from codd.training.gradient import Group
+from codd.training.loop import optimise
+from codd.training.processes import check_shares, micro_batches
+from codd.training.run_state import HistoryEntry, Outcome
+from codd.training.schedule import Schedule, step_seed
 from codd.training.windows import sample_windows
 
 

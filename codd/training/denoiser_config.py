@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from codd.errors import ConfigError
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 
 Precision = Literal["bfloat16", "float32"]
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -18,15 +18,12 @@ from codd.errors import CheckpointError, ConfigError
 from codd.training.corpus import Corpus
 from codd.training.corruption import CorruptedBatch, corrupt, prompted_rows, stratified_ratios
 from codd.training.denoiser_config import DenoiserTraining
-from codd.training.loop import (
-    AVERAGE_PREFIX,
-    Group,
-    HistoryEntry,
-    check_shares,
-    optimise,
-    step_seed,
-)
+from codd.training.gradient import AVERAGE_PREFIX, Group
+from codd.training.loop import optimise
 from codd.training.objective import diffusion_loss, plain_loss, validation_loss
+from codd.training.processes import check_shares
+from codd.training.run_state import HistoryEntry
+from codd.training.schedule import step_seed
 from codd.training.windows import encode_split, evaluation_windows, sample_windows
 from codd.vocabulary import Vocabulary, vocabulary_from_json
 

@@ -22,9 +22,12 @@ from codd.decoding.loop import Generation, generate
 from codd.decoding.uncoupled import UncoupledModel
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import ConfigError
+from codd.training.gradient import Group
 from codd.training.grpo_config import GRPOTraining, RewardedPrompts
-from codd.training.loop import Group, HistoryEntry, Outcome, Schedule, optimise, step_seed
+from codd.training.loop import optimise
 from codd.training.policy import Rollout, Views, completion_log_probs, make_views
+from codd.training.run_state import HistoryEntry, Outcome
+from codd.training.schedule import Schedule, step_seed
 
 
 def train_grpo(

@@ -1,4 +1,4 @@
-"""Processes that `torchrun` or `accelerate launch` started, and how they meet."""
+"""Processes that `torchrun` or `accelerate launch` started: how they meet, who has which rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from codd.errors import ConfigError
 
@@ -47,3 +48,24 @@ def launched_group(device_type: str = "cpu") -> Iterator[dist.ProcessGroup | Non
         yield dist.group.WORLD
     finally:
         dist.destroy_process_group()
+
+
+def check_shares(group: dist.ProcessGroup | None, batch_size: int) -> None:
+    """Checks that every process has a row of every batch.
+
+    Raises:
+        ConfigError: If there are more processes than rows.
+    """
+    size = 1 if group is None else dist.get_world_size(group)
+    if batch_size < size:
+        raise ConfigError(
+            f"batch_size: expected at least one row for each of {size} processes, found "
+            f"{batch_size}"
+        )
+
+
+def micro_batches(rows: Tensor, count: int) -> Iterator[Tensor]:
+    """A process's rows of a batch in at most `count` nearly equal parts, none of them empty."""
+    for part in rows.tensor_split(count):
+        if len(part):
+            yield part

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codd.errors import ConfigError
-from codd.training.loop import HistoryEntry
+from codd.training.run_state import HistoryEntry
 
 
 def tensorboard_log(folder: str | Path, name: str) -> Callable[[HistoryEntry], None]:

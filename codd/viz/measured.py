@@ -12,7 +12,7 @@ from codd.evaluation.few_step import FewStepResult
 from codd.evaluation.gap import GapResult
 from codd.evaluation.statistics import Estimate
 from codd.evaluation.task_scores import TaskResult
-from codd.training.loop import HistoryEntry
+from codd.training.run_state import HistoryEntry
 from pcircuits import viz
 
 _SIZE = (9.0, 4.8)
@@ -152,7 +152,7 @@ def training(
     Examples:
         Of the history of a run; here the figures are made up:
 
-        >>> from codd.training.loop import HistoryEntry
+        >>> from codd.training.run_state import HistoryEntry
         >>> history = [HistoryEntry(n, 3.0 / n, 3.1 / n, seconds=2.0 * n) for n in (1, 2, 3)]
         >>> ax = codd.viz.training({"mine": history}, by="seconds")
         >>> ax.get_xlabel()

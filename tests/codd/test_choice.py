@@ -14,7 +14,7 @@ import pcircuits as pc
 from codd.coupling.rowwise import RowwiseDistribution
 from codd.errors import ConfigError, CouplingError
 from codd.training.coupling_loop import CouplingTraining, train_coupling
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 from tests.support.coupled import TEXT, tiny_model
 
 FAMILIES: tuple[Callable[[int], pc.Circuit], ...] = (

@@ -22,7 +22,7 @@ from codd.evaluation.gap import GapProtocol, measure_gap
 from codd.model import CoupledModel
 from codd.training import circuit_loop, coupling_loop, denoiser_loop
 from codd.training.corpus import read_text_files
-from codd.training.loop import Outcome
+from codd.training.run_state import Outcome
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import ByteVocabulary
 from tests.support.sealed import edit_description

@@ -17,8 +17,9 @@ from codd.errors import CheckpointError, ConfigError
 from codd.training import grpo
 from codd.training.grpo import group_advantages, policy_loss, train_grpo
 from codd.training.grpo_config import GRPOTraining, RewardedPrompts
-from codd.training.loop import Outcome, Schedule
 from codd.training.policy import ESTIMATES
+from codd.training.run_state import Outcome
+from codd.training.schedule import Schedule
 from tests.support.interrupt import interrupt_during
 
 CATEGORIES, NEW = 6, 4

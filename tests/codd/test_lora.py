@@ -19,7 +19,7 @@ from codd.denoisers.lora import (
 )
 from codd.errors import CheckpointError, ConfigError
 from codd.training.coupling_loop import CouplingTraining, train_coupling
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 from codd.training.windows import evaluation_windows
 from tests.support.training_worker import LENGTH, SCHEDULE, SETTINGS, parts, tokens
 

@@ -10,10 +10,11 @@ import torch
 import codd
 import pcircuits as pc
 from codd.errors import CheckpointError, ConfigError
-from codd.training import circuit_loop, coupling_loop, loop
+from codd.training import circuit_loop, coupling_loop
 from codd.training.circuit_loop import CircuitTraining, starting_circuit, train_circuit
 from codd.training.coupling_loop import CouplingTraining, train_coupling
-from codd.training.loop import Schedule
+from codd.training.run_state import Outcome
+from codd.training.schedule import Schedule
 from codd.training.windows import evaluation_windows
 from tests.support.interrupt import interrupt_during
 
@@ -50,7 +51,7 @@ def _model() -> codd.CoupledModel:
 
 def _coupling_run(
     folder: Path, *, resume: bool = False, steps: int = 8, **rates: float
-) -> tuple[codd.CoupledModel, loop.Outcome]:
+) -> tuple[codd.CoupledModel, Outcome]:
     model = _model()
     _, tokens = _tokens()
     outcome = train_coupling(

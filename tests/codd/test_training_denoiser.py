@@ -15,8 +15,8 @@ from codd.training import denoiser_loop
 from codd.training.corpus import Corpus
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.denoiser_loop import TrainedDenoiser, load_trained_denoiser, train_denoiser
-from codd.training.loop import rate_factor, step_seed
 from codd.training.objective import loss_at_ratio
+from codd.training.schedule import rate_factor, step_seed
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import CharacterVocabulary
 from tests.support.interrupt import interrupt_during

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from codd.errors import ConfigError
-from codd.training.loop import HistoryEntry
+from codd.training.run_state import HistoryEntry
 from codd.training.tensorboard import tensorboard_log
 
 

@@ -15,7 +15,7 @@ import pcircuits as pc
 from codd.decoding.samplers import SamplingRule, any_order
 from codd.errors import ConfigError, CouplingError
 from codd.training.coupling_loop import CouplingTraining, train_coupling
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 from tests.support.coupled import TEXT, tiny_model
 
 W = 8

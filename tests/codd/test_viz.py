@@ -17,7 +17,7 @@ from codd.errors import EvaluationError
 from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult, TextQuality
 from codd.evaluation.gap import GapProtocol, GapResult
 from codd.evaluation.statistics import Estimate
-from codd.training.loop import HistoryEntry
+from codd.training.run_state import HistoryEntry
 from pcircuits.viz.style import COLOURS
 from tests.support.coupled import TEXT, tiny_model
 from tests.support.pictures import overlapping_texts, texts_outside

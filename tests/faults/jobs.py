@@ -15,9 +15,9 @@ import pcircuits as pc
 from codd.checkpoint import has_checkpoint
 from codd.checkpoint import load_checkpoint as load_codd
 from codd.model import CoupledModel
-from codd.training import cache_writer, circuit_loop
-from codd.training import loop as codd_loop
+from codd.training import cache_writer
 from codd.training.cache import DenoiserCache, has_shard, read_layout, shard_numbers
+from codd.training.run_state import RunState
 from pcircuits.learning import loop as pc_loop
 from pcircuits.learning.checkpoint import load_checkpoint
 from tests.support.coupled import tiny_model
@@ -95,8 +95,7 @@ def _epochs(folder: Path) -> int | None:
 
 def _training(name: str) -> Callable[[Path, Progress], Any]:
     def run(folder: Path, progress: Progress) -> Any:
-        loop: Any = circuit_loop if name == "circuit" else codd_loop
-        _counted(loop._Run, "take_step", progress, lambda run: int(run.step))
+        _counted(RunState, "after_step", progress, lambda state: int(state.step) + 1)
         cache: Any = None
         if name == "cached":
             cache = small_cache(folder.parent / "cache-of-cached")

@@ -23,7 +23,7 @@ from codd.training.corpus import Corpus
 from codd.training.coupling_loop import CouplingTraining, train_coupling
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.denoiser_loop import train_denoiser
-from codd.training.loop import Schedule
+from codd.training.schedule import Schedule
 from codd.training.windows import evaluation_windows
 
 V, LENGTH, WINDOW = 9, 10, 5
