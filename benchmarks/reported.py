@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult, TextQuality
+from codd.coupling.settings import FACTORISED
+from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult
 from codd.evaluation.frontier import FrontierKey, FrontierProtocol, FrontierResult
-from codd.evaluation.gap import FACTORISED, SEQUENTIAL, GapProtocol, GapResult
+from codd.evaluation.gap import SEQUENTIAL, GapProtocol, GapResult
+from codd.evaluation.quality import TextQuality
 from codd.evaluation.quota_curves import QuotaCell, QuotaProtocol, QuotaResult
 from codd.evaluation.statistics import Estimate
 

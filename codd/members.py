@@ -12,6 +12,7 @@ import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.rowwise import RowwiseDistribution
+from codd.coupling.settings import FACTORISED
 from codd.coupling.step import CouplingStepper
 from codd.errors import ConfigError
 from codd.modulators.base import Modulation
@@ -56,7 +57,7 @@ class Members:
         domain: str | Sequence[str] | None,
     ) -> TokenDistribution:
         """The joint distribution of a window, each row under the circuit that serves it."""
-        if choice is None or settings.kind == "factorised":
+        if choice is None or settings.kind == FACTORISED:
             return self._coupled(settings, window, 0)
         index = choice.index(window.denoised[2], window.valid, domain)
         chosen = index.unique().tolist()
@@ -76,7 +77,7 @@ class Members:
         device = circuit.log_weights[0].device
         if device.type != "cuda":
             return f"expected the model on a CUDA device, found {device}"
-        if settings.kind == "factorised":
+        if settings.kind == FACTORISED:
             return "expected a coupling with a circuit, found 'factorised'"
         if modulator.kind == "parametric" and settings.conditioned:
             return "expected parameters that all windows share, found a parametric modulator"
@@ -151,7 +152,7 @@ class Members:
     ) -> TokenDistribution:
         circuit, _ = self.pairs[member]
         plan, parameters, latent = circuit.plan, dict[str, Tensor](), None
-        if settings.kind != "factorised":
+        if settings.kind != FACTORISED:
             plan, parameters, latent = self.modulated(window.hidden, settings.conditioned, member)
         return couple(
             settings,

@@ -18,8 +18,8 @@ from codd.evaluation.curve_tables import (
     quota_table,
     quota_verdict,
 )
-from codd.evaluation.few_step import Judges
 from codd.evaluation.frontier import FrontierProtocol, FrontierResult, measure_frontier
+from codd.evaluation.quality import Judges
 from codd.evaluation.quota_curves import QuotaProtocol, QuotaResult, measure_quotas
 
 REFERENCE = "entropy_bound, factorised"

@@ -33,6 +33,7 @@ from codd.cli.measuring import (
     write,
 )
 from codd.cli.variants import Variants
+from codd.coupling.settings import FACTORISED
 from codd.decoding.loop import Generation
 from codd.errors import CorpusError
 from codd.evaluation.few_step import FewStepProtocol
@@ -119,7 +120,7 @@ def _show_texts(console: Console, model: CoupledModel, corpus: Corpus, seed: int
             seed=seed,
             record_history=True,
         )
-        for name in ("factorised", model.settings.kind)
+        for name in (FACTORISED, model.settings.kind)
     }
     for row, prompt in enumerate(prompts):
         title = f"{_one_line(prompt)}…   ({pace} tokens a step)"

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from codd.cli.inputs import add_placement, add_threads, read_model, set_threads
 from codd.coupling.couplings import COUPLING_NAMES
+from codd.coupling.settings import FACTORISED
 from codd.decoding.automata import matching
 from codd.decoding.calls import CACHES
 from codd.decoding.loop import Callback, StepRecord
@@ -25,7 +26,6 @@ from codd.decoding.selection import SELECTIONS
 from codd.errors import DecodingError
 from codd.model import CoupledModel
 
-FACTORISED = "factorised"
 _TOKENS_PER_STEP = 8
 
 

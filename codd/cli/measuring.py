@@ -20,15 +20,11 @@ from torch import Tensor
 import pcircuits as pc
 from codd import viz as pictures
 from codd.checkpoint import write_atomically
-from codd.evaluation.few_step import (
-    FewStepProtocol,
-    FewStepResult,
-    FewStepVariant,
-    Judges,
-    measure_few_step,
-)
+from codd.evaluation.continuation import FewStepVariant
+from codd.evaluation.few_step import FewStepProtocol, FewStepResult, measure_few_step
 from codd.evaluation.gap import GapProtocol, GapResult, GapVariant, measure_gap
 from codd.evaluation.ngram import NGramJudge
+from codd.evaluation.quality import Judges
 from codd.evaluation.report import few_step_table, gap_table, gap_verdict
 from codd.evaluation.words import words
 from codd.model import CoupledModel

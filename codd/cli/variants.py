@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
+from codd.coupling.settings import FACTORISED
 from codd.decoding.budgets import Budget
 from codd.decoding.rules import quota_from_text
 from codd.errors import ConfigError
-from codd.evaluation.few_step import FACTORISED, FewStepVariant
+from codd.evaluation.continuation import FewStepVariant
 from codd.evaluation.gap import GapVariant
 from codd.evaluation.quota_curves import QuotaFamily
 from codd.model import CoupledModel
@@ -149,7 +150,7 @@ class Variants:
 
     def for_tasks(self, sampler: str, temperature: float) -> dict[str, FewStepVariant]:
         """Each coupling once, and the circuit off, all with one sampler and temperature."""
-        variants = {"factorised": FewStepVariant(self.model, "factorised")}
+        variants = {FACTORISED: FewStepVariant(self.model, FACTORISED)}
         for name, recipe in self.recipes.items():
             if recipe.sampler == "exact":
                 variants[name] = FewStepVariant(self._models[recipe.circuit], recipe.coupling)

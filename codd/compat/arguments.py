@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from codd.coupling.couplings import CouplingSettings
+from codd.coupling.settings import FACTORISED
 from codd.decoding.base import Decodable
 from codd.decoding.uncoupled import UncoupledModel
 from codd.errors import DecodingError
 from codd.model import CoupledModel
-
-FACTORISED = "factorised"
 
 
 def decodable(model: Any, coupling: str | CouplingSettings | None, window: int) -> Decodable:

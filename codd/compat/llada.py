@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codd.compat.arguments import FACTORISED, check_mask, decodable, read_mask, seed_of
+from codd.compat.arguments import check_mask, decodable, read_mask, seed_of
 from codd.coupling.couplings import CouplingSettings
+from codd.coupling.settings import FACTORISED
 from codd.decoding.loop import generate as decode
 from codd.model import CoupledModel
 

@@ -11,7 +11,7 @@ from torch import Tensor
 import pcircuits as pc
 from codd.coupling.distribution import CoupledDistribution, TokenDistribution
 from codd.coupling.factorised import FactorisedDistribution
-from codd.coupling.settings import COUPLING_NAMES, COUPLINGS, CouplingSettings
+from codd.coupling.settings import COUPLING_NAMES, COUPLINGS, FACTORISED, CouplingSettings
 from codd.coupling.targets import Listing, list_top, marginal_distance, target_log_probs
 from codd.coupling.units import local_latent
 from codd.errors import CouplingError
@@ -85,7 +85,7 @@ def couple(
         copula 0.0
     """
     log_probs, listing = targets_of(settings, log_probs, listing, include)
-    if settings.kind == "factorised":
+    if settings.kind == FACTORISED:
         return FactorisedDistribution(
             log_probs,
             values,

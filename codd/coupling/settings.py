@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from codd.errors import CouplingError
 
-COUPLINGS = ("factorised", "product", "local", "copula")
+FACTORISED = "factorised"
+COUPLINGS = (FACTORISED, "product", "local", "copula")
 
 # "conditioned" and "static" say whether the modulator counts; alone they keep the model's kind.
 COUPLING_NAMES = (
@@ -95,7 +96,7 @@ class CouplingSettings:
         prefix, _, rest = name.partition("-")
         if prefix not in ("conditioned", "static"):
             return replace(self, kind=name)
-        own = "copula" if self.kind == "factorised" else self.kind
+        own = "copula" if self.kind == FACTORISED else self.kind
         return replace(self, kind=rest or own, conditioned=prefix == "conditioned")
 
 

@@ -18,6 +18,7 @@ import pcircuits as pc
 from codd.coupling.conditioner import require_possible
 from codd.coupling.couplings import LARGEST_LOG_POTENTIAL, CouplingSettings, targets_of
 from codd.coupling.distribution import CoupledDistribution
+from codd.coupling.settings import FACTORISED
 from codd.coupling.targets import marginal_distance
 from codd.errors import CouplingError
 
@@ -81,7 +82,7 @@ def coupling_step(
     Raises:
         CouplingError: If the coupling is "factorised".
     """
-    if settings.kind == "factorised":
+    if settings.kind == FACTORISED:
         raise CouplingError("coupling 'factorised' has no circuit to step through")
     window = pc.queries.ChainWindow(log_probs, values, observed, categories, missing, latent)
     if settings.kind == "copula":

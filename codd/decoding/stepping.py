@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
+from codd.coupling.settings import FACTORISED
 from codd.decoding.base import Capturable, Decodable
 from codd.decoding.budgets import Budget, spend
 from codd.decoding.calls import DenoiserCalls, View
@@ -178,7 +179,7 @@ class Stepper:
             rows = torch.arange(len(counts), device=counts.device)
             coupling = self.options.coupling
             return self._commit_rows(draft, rows, start, candidates, counts, quota, coupling)
-        for coupling, group in ((self.options.coupling, True), ("factorised", False)):
+        for coupling, group in ((self.options.coupling, True), (FACTORISED, False)):
             rows = torch.nonzero((draft.coupled == group) & (counts > 0)).squeeze(1)
             if len(rows):
                 draft = self._commit_rows(draft, rows, start, candidates, counts, quota, coupling)
@@ -248,7 +249,7 @@ class Stepper:
         valid: Tensor | None,
     ) -> TokenDistribution:
         """The window's distribution, by a captured step where that was asked for."""
-        if not self.options.capture or coupling == "factorised":
+        if not self.options.capture or coupling == FACTORISED:
             return self.model.distribution(output, tokens, start, coupling=coupling, valid=valid)
         assert isinstance(self.model, Capturable)  # as the options' check of the model found
         return self.model.captured_distribution(

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
+from codd.coupling.settings import FACTORISED
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import DecodingError
-
-_KIND = "factorised"
 
 
 class UncoupledModel:
@@ -79,8 +78,10 @@ class UncoupledModel:
             DecodingError: If a coupling is asked for.
         """
         kind = coupling.kind if isinstance(coupling, CouplingSettings) else coupling
-        if kind not in (None, _KIND):
-            raise DecodingError(f"coupling: expected {_KIND!r} without a circuit, found {kind!r}")
+        if kind not in (None, FACTORISED):
+            raise DecodingError(
+                f"coupling: expected {FACTORISED!r} without a circuit, found {kind!r}"
+            )
         index = start[:, None] + torch.arange(self.window, device=tokens.device)
         values = tokens.gather(1, index)
         logits = output.logits.gather(1, index[..., None].expand(-1, -1, self.num_categories))

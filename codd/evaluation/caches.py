@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from codd.decoding.base import Decodable
 from codd.decoding.calls import CACHES, DenoiserCalls, View, check_cache
 from codd.decoding.loop import Generation, generate
 from codd.errors import EvaluationError
+from codd.evaluation.continuation import Progress, reported
 from codd.evaluation.statistics import Estimate, json_ready, mean
 
 NONE = "none"
@@ -91,7 +91,7 @@ def measure_caches(
     windows: Tensor,
     protocol: CacheProtocol,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> CacheResult:
     """Generates with every cache from the same seeds, and takes the likelihood of true tokens.
 
@@ -115,17 +115,15 @@ def measure_caches(
     likely: dict[str, list[Tensor]] = {cache: [] for cache in CACHES}
     seconds = dict.fromkeys(CACHES, 0.0)
     batches = windows.split(protocol.batch_size)
-    for done, batch in enumerate(batches, 1):
-        exact: Tensor | None = None
+    for number, batch in enumerate(reported(batches, progress), 1):
+        exact, seed = None, protocol.seed + number
         for cache in CACHES:
-            found = _generated(model, batch, cache, protocol, protocol.seed + done)
+            found = _generated(model, batch, cache, protocol, seed)
             seconds[cache] += found.denoiser_seconds
             drawn = found.completions
             exact = drawn if exact is None else exact
             changed[cache].append((drawn != exact).double().mean(dim=1).cpu())
-            likely[cache].append(_likelihoods(model, batch, cache, protocol, protocol.seed + done))
-        if progress is not None:
-            progress(done, len(batches))
+            likely[cache].append(_likelihoods(model, batch, cache, protocol, seed))
     return CacheResult(
         protocol,
         {cache: torch.cat(parts) for cache, parts in changed.items()},

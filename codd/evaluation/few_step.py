@@ -13,46 +13,27 @@ tokens at once.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from codd.coupling.couplings import CouplingSettings
+from codd.coupling.settings import FACTORISED
 from codd.decoding.base import Decodable
-from codd.decoding.loop import Generation, generate
+from codd.decoding.loop import Generation
 from codd.errors import EvaluationError
-from codd.evaluation.ngram import NGramJudge, ngram_distance, ngram_surprises
-from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, mean, ratio
-from codd.evaluation.words import unknown_words
-from codd.vocabulary import Vocabulary
-
-FACTORISED = "factorised"
-
-
-@dataclass(frozen=True)
-class FewStepVariant:
-    """A way to decode.
-
-    Attributes:
-        model: The denoiser and its coupling.
-        coupling: A coupling's name or its settings; None for the model's own.
-        sampler: "exact", "latent" or "any_order".
-        temperature: At least 0; 1 with sampler "exact".
-        top_p: Nucleus of each conditional; sampler "any_order" only.
-        mask_ratio_limit: Couples only below this share of masked tokens; None always.
-    """
-
-    model: Decodable
-    coupling: str | CouplingSettings | None = None
-    sampler: str = "exact"
-    temperature: float = 1.0
-    top_p: float | None = None
-    mask_ratio_limit: float | None = None
+from codd.evaluation.continuation import (
+    FewStepVariant,
+    Progress,
+    check_labels,
+    continue_prompts,
+    prompts_and_truth,
+    reported,
+)
+from codd.evaluation.quality import Judges, TextQuality, judge, quality_json
+from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, ratio
 
 
 @dataclass(frozen=True)
@@ -91,55 +72,6 @@ class FewStepProtocol:
                 "orders, batch_size: expected at least one of each, found "
                 f"{self.orders} and {self.batch_size}"
             )
-
-
-@dataclass(frozen=True)
-class Judges:
-    """What judges generated text.
-
-    Attributes:
-        ngram: Scores tokens.
-        vocabulary: Turns tokens into text.
-        known_words: Words of the training text, as `codd.evaluation.words.words` gives them.
-    """
-
-    ngram: NGramJudge
-    vocabulary: Vocabulary
-    known_words: Collection[str]
-
-
-@dataclass(frozen=True, eq=False)
-class TextQuality:
-    """What the judges say of a set of windows.
-
-    Attributes:
-        scores: (N,) mean judge log-probability per token of each window, in nats.
-        surprises: (N,) mean of -log(frequency among all windows) of each window's 3-grams, nats.
-        unknown_words: Share of complete words that the training text does not know.
-        distance: Jensen-Shannon distance of the 3-grams from those of the training text.
-    """
-
-    scores: Tensor = field(repr=False)
-    surprises: Tensor = field(repr=False)
-    unknown_words: Estimate
-    distance: Estimate = UNDEFINED
-
-    @property
-    def entropy(self) -> Estimate:
-        """Of the 3-grams in all windows, in nats."""
-        return mean(self.surprises)
-
-    @property
-    def score(self) -> Estimate:
-        """Mean judge log-probability per token, in nats."""
-        return mean(self.scores)
-
-    @property
-    def perplexity(self) -> Estimate:
-        """The judge's perplexity per token, exp(-score)."""
-        score = self.score
-        value = math.exp(-score.value)
-        return Estimate(value, value * score.standard_error)
 
 
 @dataclass(frozen=True)
@@ -225,9 +157,6 @@ class FewStepResult:
         }
 
 
-Progress = Callable[[int, int], None]
-
-
 def standard_variants(model: Decodable) -> dict[str, FewStepVariant]:
     """The circuit off, both couplings drawn jointly, and the copula fixed token by token.
 
@@ -235,7 +164,7 @@ def standard_variants(model: Decodable) -> dict[str, FewStepVariant]:
         model: The denoiser and its coupling.
     """
     return {
-        FACTORISED: FewStepVariant(model, "factorised"),
+        FACTORISED: FewStepVariant(model, FACTORISED),
         "copula": FewStepVariant(model, "copula"),
         "copula, any order": FewStepVariant(model, "copula", sampler="any_order"),
         "product": FewStepVariant(model, "product"),
@@ -266,15 +195,8 @@ def measure_few_step(
         EvaluationError: If the windows are too short or "factorised" is missing.
         DecodingError: If a variant cannot decode so.
     """
-    if windows.dim() != 2 or not len(windows) or windows.shape[1] < protocol.block:
-        raise EvaluationError(
-            f"windows: expected (N, at least {protocol.block}), found {tuple(windows.shape)}"
-        )
-    if FACTORISED not in variants:
-        raise EvaluationError(
-            f"variants: expected {FACTORISED!r} among them, found {', '.join(variants)}"
-        )
-    prompts, truth = windows.split((windows.shape[1] - protocol.block, protocol.block), dim=1)
+    prompts, truth = prompts_and_truth(windows, protocol.block, least=1)
+    check_labels("variants", variants, (FACTORISED,))
     keys = [
         (label, order, pace)
         for order in protocol.orders
@@ -282,11 +204,10 @@ def measure_few_step(
         for pace in protocol.tokens_per_step
         if pace > 1 or label == FACTORISED
     ]
-    cells = {}
-    for done, key in enumerate(keys, 1):
-        cells[key] = _cell(key, prompts, variants[key[0]], judges, protocol)
-        if progress is not None:
-            progress(done, len(keys))
+    cells = {
+        key: _cell(key, prompts, variants[key[0]], judges, protocol)
+        for key in reported(keys, progress)
+    }
     return FewStepResult(protocol, cells, judge(truth, prompts, judges))
 
 
@@ -320,67 +241,8 @@ def _cell(
     )
 
 
-def continue_prompts(
-    variant: FewStepVariant,
-    prompts: Tensor,
-    block: int,
-    *,
-    batch_size: int,
-    seed: int,
-    **pace: Any,
-) -> list[Generation]:
-    """Continues prompts by one block, batch after batch.
-
-    Args:
-        variant: How to decode.
-        prompts: (N, P) int64.
-        block: Tokens to generate.
-        batch_size: Prompts decoded at once.
-        seed: Of the first batch; each has its own.
-        **pace: Arguments of `generate` that say how fast and in which order.
-    """
-    return [
-        generate(
-            variant.model,
-            batch.unbind(),
-            block,
-            block_length=block,
-            sampler=variant.sampler,
-            temperature=variant.temperature,
-            top_p=variant.top_p,
-            coupling=variant.coupling,
-            mask_ratio_limit=variant.mask_ratio_limit,
-            seed=seed + i,
-            **pace,
-        )
-        for i, batch in enumerate(prompts.split(batch_size))
-    ]
-
-
 def _seconds_per_step(batches: Sequence[Generation]) -> tuple[float, float]:
     calls = sum(batch.denoiser_calls for batch in batches)
     denoiser = sum(batch.denoiser_seconds for batch in batches)
     coupling = sum(batch.coupling_seconds for batch in batches)
     return denoiser / calls, coupling / calls
-
-
-def judge(completions: Tensor, prompts: Tensor, judges: Judges) -> TextQuality:
-    """What the judges say of (N, block) completions of (N, P) prompts."""
-    texts = [judges.vocabulary.decode(row) for row in completions.cpu()]
-    return TextQuality(
-        scores=judges.ngram.log_prob(completions, prompts).mean(dim=1),
-        surprises=ngram_surprises(completions),
-        unknown_words=unknown_words(texts, judges.known_words),
-        distance=ngram_distance(completions, judges.ngram, min(3, judges.ngram.order)),
-    )
-
-
-def quality_json(quality: TextQuality) -> dict[str, object]:
-    """The figures of a quality, for `json_ready`."""
-    return {
-        "score": quality.score,
-        "perplexity": quality.perplexity,
-        "entropy": quality.entropy,
-        "unknown_words": quality.unknown_words,
-        "distance": quality.distance,
-    }

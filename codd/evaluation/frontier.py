@@ -8,7 +8,7 @@ where it has the higher score at equal or higher entropy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -17,17 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codd.coupling.settings import FACTORISED
 from codd.errors import EvaluationError
-from codd.evaluation.few_step import (
-    FACTORISED,
+from codd.evaluation.continuation import (
     FewStepVariant,
-    Judges,
-    TextQuality,
+    Progress,
+    check_labels,
     continue_prompts,
-    judge,
-    quality_json,
+    prompts_and_truth,
+    reported,
 )
-from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, resampling_weights
+from codd.evaluation.quality import Judges, TextQuality, judge, quality_json
+from codd.evaluation.statistics import Estimate, json_ready, resampled, resampling_weights
 
 
 class FrontierKey(NamedTuple):
@@ -129,11 +130,7 @@ class FrontierResult:
         prompts.
         """
         curve, cell = self.curve(label, rival.order, rival.tokens_per_step), self.cells[rival]
-        every = torch.full_like(self._weights[:1], 1 / len(cell.scores))
-        found = _leads(curve, cell, every)[0]
-        if np.isnan(found):
-            return UNDEFINED
-        return Estimate(float(found), float(np.nanstd(_leads(curve, cell, self._weights), ddof=1)))
+        return resampled(lambda weights: _leads(curve, cell, weights), self._weights)
 
     def wins(self, label: str, order: str, pace: int) -> bool:
         """Whether a variant beats all rivals at an order and pace, and lies on the frontier.
@@ -190,9 +187,6 @@ class FrontierResult:
         return resampling_weights(len(self.real.scores), self.protocol.seed)
 
 
-Progress = Callable[[int, int], None]
-
-
 def measure_frontier(
     windows: Tensor,
     variants: Mapping[str, FewStepVariant],
@@ -214,17 +208,8 @@ def measure_frontier(
         EvaluationError: If the windows are too short or a rival is missing.
         DecodingError: If a variant cannot decode so.
     """
-    if windows.dim() != 2 or len(windows) < 2 or windows.shape[1] < protocol.block:
-        raise EvaluationError(
-            f"windows: expected (at least 2, at least {protocol.block}), "
-            f"found {tuple(windows.shape)}"
-        )
-    missing = [label for label in protocol.rivals if label not in variants]
-    if missing:
-        raise EvaluationError(
-            f"variants: expected {missing[0]!r} among them, found {', '.join(variants)}"
-        )
-    prompts, truth = windows.split((windows.shape[1] - protocol.block, protocol.block), dim=1)
+    prompts, truth = prompts_and_truth(windows, protocol.block, least=2)
+    check_labels("variants", variants, protocol.rivals)
     keys = [
         FrontierKey(label, order, pace, temperature)
         for order in protocol.orders
@@ -232,11 +217,10 @@ def measure_frontier(
         for label in variants
         for temperature in protocol.temperatures
     ]
-    cells = {}
-    for done, key in enumerate(keys, 1):
-        cells[key] = _cell(key, prompts, variants[key.label], judges, protocol)
-        if progress is not None:
-            progress(done, len(keys))
+    cells = {
+        key: _cell(key, prompts, variants[key.label], judges, protocol)
+        for key in reported(keys, progress)
+    }
     return FrontierResult(protocol, cells, judge(truth, prompts, judges))
 
 

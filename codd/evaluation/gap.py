@@ -15,7 +15,7 @@ serves all ratios.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from codd.coupling.couplings import CouplingSettings
+from codd.coupling.settings import FACTORISED
 from codd.decoding.base import Decodable
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import EvaluationError
+from codd.evaluation.continuation import Progress
 from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, mean, mean_ratio, ratio
 
 EIGHTHS = tuple(i / 8 for i in range(1, 9))
-FACTORISED = "factorised"
 SEQUENTIAL = "sequential"
 
 
@@ -169,9 +170,6 @@ class GapResult:
     def _pairs(self, label: str) -> list[tuple[Tensor, Tensor]]:
         columns = self._gains(label).unbind(dim=1), self._gains(SEQUENTIAL).unbind(dim=1)
         return list(zip(*columns, strict=True))
-
-
-Progress = Callable[[int, int], None]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ joins its settings by straight lines in score and log-calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -17,16 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codd.errors import EvaluationError
-from codd.evaluation.few_step import (
+from codd.evaluation.continuation import (
     FewStepVariant,
-    Judges,
-    TextQuality,
+    Progress,
+    check_labels,
     continue_prompts,
-    judge,
-    quality_json,
+    prompts_and_truth,
+    reported,
 )
-from codd.evaluation.statistics import UNDEFINED, Estimate, json_ready, mean, resampling_weights
+from codd.evaluation.quality import Judges, TextQuality, judge, quality_json
+from codd.evaluation.statistics import (
+    UNDEFINED,
+    Estimate,
+    json_ready,
+    mean,
+    resampled,
+    resampling_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -130,25 +137,8 @@ class QuotaResult:
         entropy = float(np.interp(own, *_rising(scores, np.array(entropies))))
         if own < scores.min():
             return Comparison(UNDEFINED, False, float("nan"))
-        exact = self._ratio(
-            cell, reference, torch.full_like(self._weights[:1], 1 / len(cell.calls))
-        )
-        spread = self._ratio(cell, reference, self._weights)
-        return Comparison(Estimate(float(exact[0]), float(spread.std(ddof=1))), at_least, entropy)
-
-    def _ratio(
-        self, cell: QuotaCell, reference: Sequence[QuotaCell], weights: Tensor
-    ) -> np.ndarray:
-        """(R,) reference's calls at the cell's score over the cell's, in each resample."""
-        scores = torch.stack([weights @ c.quality.scores.double() for c in reference], dim=1)
-        calls = torch.stack([weights @ c.calls.double() for c in reference], dim=1).log()
-        own = weights @ cell.quality.scores.double()
-        needed = [
-            np.interp(float(score), *_rising(row.numpy(), log.numpy()))
-            for score, row, log in zip(own, scores, calls, strict=True)
-        ]
-        found: np.ndarray = np.exp(needed) / (weights @ cell.calls.double()).numpy()
-        return found
+        ratio = resampled(lambda weights: _ratio(cell, reference, weights), self._weights)
+        return Comparison(ratio, at_least, entropy)
 
     @cached_property
     def _weights(self) -> Tensor:
@@ -185,9 +175,6 @@ class QuotaResult:
         }
 
 
-Progress = Callable[[int, int], None]
-
-
 def measure_quotas(
     windows: Tensor,
     families: Mapping[str, QuotaFamily],
@@ -209,23 +196,14 @@ def measure_quotas(
         EvaluationError: If the windows are too short or the reference is missing.
         DecodingError: If a rule is none.
     """
-    if windows.dim() != 2 or len(windows) < 2 or windows.shape[1] < protocol.block:
-        raise EvaluationError(
-            f"windows: expected (at least 2, at least {protocol.block}), "
-            f"found {tuple(windows.shape)}"
-        )
-    if protocol.reference not in families:
-        raise EvaluationError(
-            f"families: expected {protocol.reference!r} among them, found {', '.join(families)}"
-        )
-    prompts, truth = windows.split((windows.shape[1] - protocol.block, protocol.block), dim=1)
+    prompts, truth = prompts_and_truth(windows, protocol.block, least=2)
+    check_labels("families", families, (protocol.reference,))
     keys = [(label, rule) for label, family in families.items() for rule in family.rules]
-    cells = []
-    for done, (label, rule) in enumerate(keys, 1):
-        cells.append(_cell(label, rule, families[label].variant, prompts, judges, protocol))
-        if progress is not None:
-            progress(done, len(keys))
-    return QuotaResult(protocol, tuple(cells), judge(truth, prompts, judges))
+    cells = tuple(
+        _cell(label, rule, families[label].variant, prompts, judges, protocol)
+        for label, rule in reported(keys, progress)
+    )
+    return QuotaResult(protocol, cells, judge(truth, prompts, judges))
 
 
 def _cell(
@@ -253,6 +231,19 @@ def _cell(
         quality=judge(completions, prompts, judges),
         seconds=sum(batch.denoiser_seconds + batch.coupling_seconds for batch in batches),
     )
+
+
+def _ratio(cell: QuotaCell, reference: Sequence[QuotaCell], weights: Tensor) -> np.ndarray:
+    """(R,) reference's calls at the cell's score over the cell's, in each resample."""
+    scores = torch.stack([weights @ c.quality.scores.double() for c in reference], dim=1)
+    calls = torch.stack([weights @ c.calls.double() for c in reference], dim=1).log()
+    own = weights @ cell.quality.scores.double()
+    needed = [
+        np.interp(float(score), *_rising(row.numpy(), log.numpy()))
+        for score, row, log in zip(own, scores, calls, strict=True)
+    ]
+    found: np.ndarray = np.exp(needed) / (weights @ cell.calls.double()).numpy()
+    return found
 
 
 def _rising(scores: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,11 @@ import math
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from codd.coupling.settings import FACTORISED
 from codd.evaluation.caches import NONE, CacheResult
-from codd.evaluation.few_step import FewStepCell, FewStepResult, TextQuality
-from codd.evaluation.gap import FACTORISED, SEQUENTIAL, GapResult
+from codd.evaluation.few_step import FewStepCell, FewStepResult
+from codd.evaluation.gap import SEQUENTIAL, GapResult
+from codd.evaluation.quality import TextQuality
 from codd.evaluation.statistics import Estimate, Interval, mean
 from codd.evaluation.task_scores import TaskResult
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,6 +143,20 @@ def resampling_weights(num_windows: int, seed: int, resamples: int = 1000) -> Te
     counts = torch.zeros(resamples, num_windows, dtype=torch.float64)
     counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     return counts / num_windows
+
+
+def resampled(statistic: Callable[[Tensor], np.ndarray], weights: Tensor) -> Estimate:
+    """A figure of weighted windows, its error from bootstrap resamples; NaN if it is none.
+
+    Args:
+        statistic: (R, N) weights -> (R,) the figure under each, NaN where it is undefined.
+        weights: (R, N), from `resampling_weights`.
+    """
+    every = torch.full_like(weights[:1], 1 / weights.shape[1])
+    value = float(statistic(every)[0])
+    if math.isnan(value):
+        return UNDEFINED
+    return Estimate(value, float(np.nanstd(statistic(weights), ddof=1)))
 
 
 def json_ready(value: object) -> object:

@@ -6,22 +6,26 @@ factorised output is measured beside it with the same sampler, order and tempera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from codd.decoding.loop import generate
+from codd.coupling.settings import FACTORISED
 from codd.errors import EvaluationError
-from codd.evaluation.few_step import FACTORISED, FewStepVariant
+from codd.evaluation.continuation import (
+    FewStepVariant,
+    Progress,
+    check_labels,
+    continue_batch,
+    reported,
+)
 from codd.evaluation.parallelism import accuracy_under_parallelism
 from codd.evaluation.statistics import Estimate, Interval, bootstrap, json_ready, mean
 from codd.evaluation.tasks.base import ClosedTask, Example
 from codd.vocabulary import Vocabulary
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -176,15 +180,13 @@ def measure_task(
     prompts = [vocabulary.encode(example.prompt).to(device or "cpu") for example in examples]
     keys = [(label, pace) for label in variants for pace in protocol.tokens_per_step]
     cells = {}
-    for done, (label, pace) in enumerate(keys, 1):
+    for label, pace in reported(keys, progress):
         answers, parallelism = _answers(task, prompts, variants[label], pace, protocol)
         right = [
             task.is_right(example.prompt, vocabulary.decode(answer))
             for example, answer in zip(examples, answers, strict=True)
         ]
         cells[label, pace] = TaskCell(label, pace, torch.tensor(right), parallelism)
-        if progress is not None:
-            progress(done, len(keys))
     return TaskResult(task, protocol, cells)
 
 
@@ -197,19 +199,13 @@ def _answers(
 ) -> tuple[Tensor, float]:
     """(N, answer_length) ids, and tokens per forward."""
     found = [
-        generate(
-            variant.model,
+        continue_batch(
+            variant,
             prompts[i : i + protocol.batch_size],
             task.answer_length,
-            tokens_per_step=pace,
-            block_length=task.answer_length,
-            selection=protocol.selection,
-            sampler=variant.sampler,
-            temperature=variant.temperature,
-            top_p=variant.top_p,
-            coupling=variant.coupling,
-            mask_ratio_limit=variant.mask_ratio_limit,
             seed=protocol.seed + i,
+            tokens_per_step=pace,
+            selection=protocol.selection,
         )
         for i in range(0, len(prompts), protocol.batch_size)
     ]
@@ -231,10 +227,7 @@ def _check(
             f"tokens_per_step: expected at most the answer's {task.answer_length}, no two with as "
             f"many steps; found {protocol.tokens_per_step}, steps {steps}"
         )
-    if FACTORISED not in variants:
-        raise EvaluationError(
-            f"variants: expected {FACTORISED!r} among them, found {', '.join(variants)}"
-        )
+    check_labels("variants", variants, (FACTORISED,))
     control = variants[FACTORISED]
     for label, variant in variants.items():
         rule = (variant.sampler, variant.temperature, variant.top_p)

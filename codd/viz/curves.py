@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from codd.evaluation.few_step import FACTORISED
+from codd.coupling.settings import FACTORISED
 from codd.evaluation.frontier import FrontierResult
 from codd.evaluation.quota_curves import QuotaResult
 from codd.evaluation.statistics import mean
@@ -27,7 +27,7 @@ def quotas(result: QuotaResult, *, ax: Axes | None = None) -> Axes:
     Examples:
         Of what `codd.evaluation.quota_curves.measure_quotas` returns; these figures are made up:
 
-        >>> from codd.evaluation.few_step import TextQuality
+        >>> from codd.evaluation.quality import TextQuality
         >>> from codd.evaluation.quota_curves import QuotaCell, QuotaProtocol, QuotaResult
         >>> from codd.evaluation.statistics import Estimate
         >>> scores, surprises = torch.linspace(-2, -1, 4), torch.full((4,), 7.0)
@@ -67,7 +67,7 @@ def frontier(result: FrontierResult, *, figure: Figure | None = None) -> Figure:
     Examples:
         Of what `codd.evaluation.frontier.measure_frontier` returns; here the figures are made up:
 
-        >>> from codd.evaluation.few_step import TextQuality
+        >>> from codd.evaluation.quality import TextQuality
         >>> from codd.evaluation.frontier import FrontierKey, FrontierProtocol, FrontierResult
         >>> from codd.evaluation.statistics import Estimate
         >>> scores, surprises = torch.linspace(-2, -1, 4), torch.full((4,), 7.0)

@@ -67,7 +67,7 @@ def few_step(result: FewStepResult, *, ax: Axes | None = None) -> Axes:
         Of what `codd.evaluation.few_step.measure_few_step` returns; here the figures are made up:
 
         >>> from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult
-        >>> from codd.evaluation.few_step import TextQuality
+        >>> from codd.evaluation.quality import TextQuality
         >>> from codd.evaluation.statistics import Estimate
         >>> scores, surprises = torch.linspace(-2, -1, 4), torch.full((4,), 7.0)
         >>> judged = TextQuality(scores, surprises, unknown_words=Estimate(0.1, 0.01))

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from codd.errors import DecodingError, EvaluationError
+from codd.evaluation.continuation import FewStepVariant
 from codd.evaluation.curve_tables import (
     frontier_table,
     frontier_verdict,
     quota_table,
     quota_verdict,
 )
-from codd.evaluation.few_step import FewStepVariant, Judges, TextQuality, standard_variants
+from codd.evaluation.few_step import standard_variants
 from codd.evaluation.frontier import (
     FrontierKey,
     FrontierProtocol,
@@ -24,6 +25,7 @@ from codd.evaluation.frontier import (
     measure_frontier,
 )
 from codd.evaluation.ngram import NGramJudge
+from codd.evaluation.quality import Judges, TextQuality
 from codd.evaluation.quota_curves import (
     QuotaCell,
     QuotaFamily,

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from codd.errors import EvaluationError
+from codd.evaluation.continuation import FewStepVariant
 from codd.evaluation.few_step import (
     FewStepProtocol,
     FewStepResult,
-    FewStepVariant,
-    Judges,
     measure_few_step,
     standard_variants,
 )
 from codd.evaluation.ngram import NGramJudge, ngram_distance
+from codd.evaluation.quality import Judges
 from codd.evaluation.report import as_text, few_step_table
 from codd.vocabulary import CharacterVocabulary
 from tests.support.decoding import MixtureModel, joint_table

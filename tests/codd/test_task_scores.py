@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from codd import viz
 from codd.errors import EvaluationError
-from codd.evaluation.few_step import FewStepVariant
+from codd.evaluation.continuation import FewStepVariant
 from codd.evaluation.parallelism import accuracy_under_parallelism
 from codd.evaluation.report import as_text, task_table
 from codd.evaluation.statistics import bootstrap

@@ -14,8 +14,9 @@ from codd import viz
 from codd.coupling.distribution import TokenDistribution
 from codd.decoding.records import Generation
 from codd.errors import EvaluationError
-from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult, TextQuality
+from codd.evaluation.few_step import FewStepCell, FewStepProtocol, FewStepResult
 from codd.evaluation.gap import GapProtocol, GapResult
+from codd.evaluation.quality import TextQuality
 from codd.evaluation.statistics import Estimate
 from codd.training.run_state import HistoryEntry
 from pcircuits.viz.style import COLOURS
