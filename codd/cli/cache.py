@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from codd.cli.inputs import add_corpus, add_threads, read_corpus, set_threads
+from codd.cli.inputs import add_corpus, add_number, add_threads, read_corpus, set_threads
 from codd.cli.material import cache_source, published_denoiser
 from codd.denoisers.base import Denoiser
 from codd.model import CoupledModel
@@ -132,8 +132,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--seed": (own.seed, "seed of everything random"),
     }
     for flag, (default, text) in numbers.items():
-        told = f"{text}; default %(default)s"
-        group.add_argument(flag, type=int, default=default, metavar="N", help=told)
+        add_number(group, flag, default, text)
     group.add_argument(
         "--prompt-fraction",
         type=float,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from codd.checkpoint import write_atomically
 from codd.cli.inputs import (
     add_corpus,
+    add_model,
     add_placement,
+    add_result,
+    add_seed,
     add_threads,
     held_out_windows,
     prepare_folder,
@@ -18,7 +18,7 @@ from codd.cli.inputs import (
     read_model,
     set_threads,
 )
-from codd.cli.measuring import open_console, show_progress
+from codd.cli.measuring import open_console, show_progress, write_json
 from codd.evaluation.caches import CacheProtocol, measure_caches
 from codd.evaluation.report import caches_table
 
@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
         "log-likelihood of true tokens in the middle of a block, with what each cache changes of "
         "it. A denoiser under a block-causal mask changes nothing.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder, 'demo', or hub id of a model")
+    add_model(parser)
     add_corpus(parser)
     parser.add_argument(
         "--windows", type=int, default=128, metavar="N", help="most windows; default %(default)s"
@@ -47,14 +47,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--tokens-per-step", type=int, default=2, metavar="N", help="default %(default)s"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("caches.json"),
-        metavar="FILE",
-        help="JSON file, replaced in one step; default %(default)s",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_result(parser, "caches.json")
+    add_seed(parser)
     add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -83,6 +77,5 @@ def run(args: argparse.Namespace) -> None:
         "model": str(args.model),
         "corpus": {"sha256": corpus.sha256, "source": corpus.source, "split": "test"},
     }
-    text = json.dumps({**about, **result.to_json()}, indent=1, allow_nan=False)
-    write_atomically(args.out, (text + "\n").encode())
+    write_json(args.out, {**about, **result.to_json()})
     console.print(f"wrote {args.out}")

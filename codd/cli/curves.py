@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from rich.console import Console
 
 import pcircuits as pc
 from codd import viz as pictures
-from codd.checkpoint import write_atomically
-from codd.cli.measuring import save_figure, show_progress
+from codd.cli.measuring import save_figure, show_progress, write_json
 from codd.evaluation.curve_tables import (
     frontier_table,
     frontier_verdict,
@@ -65,7 +63,7 @@ def show_frontier(console: Console, result: FrontierResult) -> None:
 def write_quotas(path: Path, result: QuotaResult, about: dict[str, Any]) -> list[Path]:
     """Writes JSON and a figure beside it; returns both files."""
     picture = path.with_suffix(".png")
-    _write_json(path, {**about, "quotas": result.to_json()})
+    write_json(path, {**about, "quotas": result.to_json()})
     save_figure(picture, (9.0, 5.4), lambda axes: pictures.quotas(result, ax=axes))
     return [path, picture]
 
@@ -73,11 +71,6 @@ def write_quotas(path: Path, result: QuotaResult, about: dict[str, Any]) -> list
 def write_frontier(path: Path, result: FrontierResult, about: dict[str, Any]) -> list[Path]:
     """Writes JSON and a figure beside it; returns both files."""
     picture = path.with_suffix(".png")
-    _write_json(path, {**about, "temperatures": result.to_json()})
+    write_json(path, {**about, "temperatures": result.to_json()})
     pc.viz.save(pictures.frontier(result), picture)
     return [path, picture]
-
-
-def _write_json(path: Path, contents: dict[str, Any]) -> None:
-    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode("utf-8"))

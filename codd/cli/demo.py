@@ -16,6 +16,7 @@ from torch import Tensor
 from codd import viz as pictures
 from codd.cli.inputs import (
     add_placement,
+    add_seed,
     add_threads,
     held_out_windows,
     prepare_folder,
@@ -78,7 +79,7 @@ def add_parser(commands: Any) -> None:
         metavar="MODEL",
         help="folder or hub id of another model of the same text; default the shipped one",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_seed(parser)
     add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)

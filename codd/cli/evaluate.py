@@ -21,7 +21,10 @@ from codd.cli.curves import (
 )
 from codd.cli.inputs import (
     add_corpus,
+    add_model,
     add_placement,
+    add_result,
+    add_seed,
     add_threads,
     held_out_windows,
     prepare_folder,
@@ -63,7 +66,7 @@ def add_parser(commands: Any) -> None:
         "quality of generated blocks, by tokens a step, in random order and by confidence. Prints "
         "both tables and writes them as JSON, with a figure of each beside it.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder, 'demo', or hub id of a model")
+    add_model(parser)
     add_corpus(parser)
     _add_sizes(parser)
     parser.add_argument(
@@ -83,14 +86,8 @@ def add_parser(commands: Any) -> None:
         "copula, copula-joint, copula-static",
     )
     _add_curves(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("results.json"),
-        metavar="FILE",
-        help="JSON file, replaced in one step; figures go beside it; default %(default)s",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_result(parser, "results.json", beside="figures go beside it; ")
+    add_seed(parser)
     add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)

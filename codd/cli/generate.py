@@ -14,7 +14,15 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from codd.cli.inputs import add_placement, add_threads, read_model, set_threads
+from codd.cli.inputs import (
+    add_model,
+    add_placement,
+    add_seed,
+    add_selection,
+    add_threads,
+    read_model,
+    set_threads,
+)
 from codd.coupling.couplings import COUPLING_NAMES
 from codd.coupling.settings import FACTORISED
 from codd.decoding.automata import matching
@@ -22,7 +30,6 @@ from codd.decoding.calls import CACHES
 from codd.decoding.loop import Callback, StepRecord
 from codd.decoding.options import MODES
 from codd.decoding.samplers import SAMPLERS
-from codd.decoding.selection import SELECTIONS
 from codd.errors import DecodingError
 from codd.model import CoupledModel
 
@@ -36,7 +43,7 @@ def add_parser(commands: Any) -> None:
         help="continue texts",
         description="Continues every prompt and prints the texts.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder, 'demo', or hub id of a model")
+    add_model(parser)
     parser.add_argument("prompts", metavar="PROMPT", nargs="+", help="a text to continue")
     parser.add_argument(
         "--tokens", type=int, metavar="N", help="tokens to add to each; default one block"
@@ -74,7 +81,7 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("decoding")
     _add_order(group)
     _add_drawing(group)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+    add_seed(group)
     add_placement(parser)
     add_threads(parser)
     parser.set_defaults(run=run)
@@ -204,12 +211,7 @@ def _options(model: CoupledModel, args: argparse.Namespace, coupling: str | None
 
 
 def _add_order(group: Any) -> None:
-    group.add_argument(
-        "--selection",
-        choices=tuple(SELECTIONS),
-        default="low_confidence",
-        help="which positions come first; default %(default)s",
-    )
+    add_selection(group, "low_confidence")
     group.add_argument(
         "--mode",
         choices=MODES,

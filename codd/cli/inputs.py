@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from codd.decoding.selection import SELECTIONS
 from codd.errors import ConfigError, CorpusError
 from codd.model import CoupledModel
 from codd.training.corpus import (
@@ -38,6 +40,60 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
         f"a document (fewer than {_FEWEST_DOCUMENTS} are split at blank lines); or one .jsonl "
         f"file with a 'text' in each line; or a folder with train.jsonl, valid.jsonl and "
         f"test.jsonl, taken as they are; default {PYTHON}",
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the model, as `read_model` takes it."""
+    parser.add_argument("model", metavar="MODEL", help="folder, 'demo', or hub id of a model")
+
+
+def add_result(parser: argparse.ArgumentParser, name: str, *, beside: str = "") -> None:
+    """Adds `--out`, the JSON file that results go to.
+
+    Args:
+        parser: The command's.
+        name: Of the file if none is given.
+        beside: What else is told of it.
+    """
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(name),
+        metavar="FILE",
+        help=f"JSON file, replaced in one step; {beside}default %(default)s",
+    )
+
+
+def add_seed(parser: Any) -> None:
+    """Adds `--seed`, to a parser or a group of arguments."""
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default %(default)s")
+
+
+def add_number(group: Any, flag: str, default: int, text: str) -> None:
+    """Adds an option that is a whole number.
+
+    Args:
+        group: A parser or a group of arguments.
+        flag: Such as "--steps".
+        default: Without the option.
+        text: What it is.
+    """
+    group.add_argument(flag, type=int, default=default, metavar="N", help=told(text))
+
+
+def told(text: str) -> str:
+    """The help of an option that has a default."""
+    return f"{text}; default %(default)s"
+
+
+def add_selection(group: Any, default: str) -> None:
+    """Adds `--selection`."""
+    group.add_argument(
+        "--selection",
+        choices=tuple(SELECTIONS),
+        default=default,
+        help=told("which positions come first"),
     )
 
 

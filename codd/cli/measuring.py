@@ -125,12 +125,22 @@ def write(path: Path, measured: Measured, about: dict[str, Any]) -> list[Path]:
         "gap": measured.gap.to_json(),
         "few_step": measured.few_step.to_json(),
     }
-    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode("utf-8"))
+    write_json(path, contents)
     gap, few_step = (path.with_name(f"{path.stem}-{name}.png") for name in ("gap", "few-step"))
     save_figure(gap, (9.0, 4.8), lambda axes: pictures.gap(measured.gap, ax=axes))
     save_figure(few_step, (9.0, 4.8), lambda axes: pictures.few_step(measured.few_step, ax=axes))
     return [path, gap, few_step]
+
+
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    """Writes results, replacing the file in one step.
+
+    Args:
+        path: The file, in a folder that exists.
+        contents: What JSON can hold; no NaN.
+    """
+    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode("utf-8"))
 
 
 def save_figure(path: Path, size: tuple[float, float], draw: Callable[[Axes], Axes]) -> None:

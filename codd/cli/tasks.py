@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,18 @@ from typing import Any
 from rich.console import Console
 
 from codd import viz as pictures
-from codd.checkpoint import write_atomically
-from codd.cli.inputs import add_placement, add_threads, prepare_folder, read_model, set_threads
-from codd.cli.measuring import open_console, save_figure, show_progress
+from codd.cli.inputs import (
+    add_number,
+    add_placement,
+    add_selection,
+    add_threads,
+    prepare_folder,
+    read_model,
+    set_threads,
+)
+from codd.cli.measuring import open_console, save_figure, show_progress, write_json
 from codd.cli.variants import RECIPES, Variants
 from codd.decoding.samplers import SAMPLERS
-from codd.decoding.selection import SELECTIONS
 from codd.evaluation.report import task_table
 from codd.evaluation.task_scores import TaskProtocol, TaskResult, measure_task
 from codd.evaluation.tasks.base import ClosedTask, make_examples
@@ -42,12 +47,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("name", choices=tuple(TASKS), help="the task")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="made if missing")
     data = parser.add_argument_group("data")
-    _number(data, "--items", 4, "letters of a list, or the order of a Latin square")
-    _number(data, "--letters", 8, "letters of the alphabet that lists are drawn from")
-    _number(data, "--train", 20_000, "examples to train on")
-    _number(data, "--valid", 1_000, "examples for choices")
-    _number(data, "--test", 1_000, "examples for reported figures")
-    _number(data, "--seed", 0, "seed of everything random")
+    add_number(data, "--items", 4, "letters of a list, or the order of a Latin square")
+    add_number(data, "--letters", 8, "letters of the alphabet that lists are drawn from")
+    add_number(data, "--train", 20_000, "examples to train on")
+    add_number(data, "--valid", 1_000, "examples for choices")
+    add_number(data, "--test", 1_000, "examples for reported figures")
+    add_number(data, "--seed", 0, "seed of everything random")
     _add_scoring(parser)
     add_placement(parser)
     add_threads(parser)
@@ -106,9 +111,8 @@ def _write(result: TaskResult, args: argparse.Namespace, console: Console) -> No
         "temperature": args.temperature,
     }
     contents = {**about, "result": result.to_json()}
-    text = json.dumps(contents, indent=1, ensure_ascii=False, allow_nan=False)
     files = args.out / "results.json", args.out / "results.png"
-    write_atomically(files[0], (text + "\n").encode("utf-8"))
+    write_json(files[0], contents)
     save_figure(files[1], (9.0, 4.8), lambda axes: pictures.task(result, ax=axes))
     for path in files:
         console.print(f"wrote {path}")
@@ -147,12 +151,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         help=f"what to compare with the factorised output: some of {', '.join(RECIPES)}; default "
         f"{' '.join(_VARIANTS)}",
     )
-    group.add_argument(
-        "--selection",
-        choices=tuple(SELECTIONS),
-        default="random",
-        help="which positions come first; default %(default)s",
-    )
+    add_selection(group, "random")
     group.add_argument(
         "--sampler",
         choices=tuple(SAMPLERS),
@@ -161,10 +160,4 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--temperature", type=float, default=1.0, metavar="T", help="default %(default)s"
-    )
-
-
-def _number(group: Any, flag: str, default: int, text: str) -> None:
-    group.add_argument(
-        flag, type=int, default=default, metavar="N", help=f"{text}; default %(default)s"
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from codd.cli.inputs import add_corpus, add_threads
+from codd.cli.inputs import add_corpus, add_number, add_threads, told
 from codd.cli.recipe import JOINT, STAGES
 from codd.denoisers.transformer import TransformerConfig
 from codd.modulators.registry import MODULATORS
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds them all."""
     parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument(
-        "--stage", choices=("all", *STAGES, JOINT), default="all", help=_told("what to train")
+        "--stage", choices=("all", *STAGES, JOINT), default="all", help=told("what to train")
     )
     parser.add_argument(
         "--resume",
@@ -52,8 +51,8 @@ def _add_published(parser: argparse.ArgumentParser) -> None:
         help="folder or hub id of LLaDA, Dream or another masked model; it stays as it is unless "
         "there is a joint stage",
     )
-    _number(group, "--top-k", CacheSettings.top_k, "categories of a position that are cached")
-    group.add_argument("--device", default="cpu", help=_told("where everything runs"))
+    add_number(group, "--top-k", CacheSettings.top_k, "categories of a position that are cached")
+    group.add_argument("--device", default="cpu", help=told("where everything runs"))
 
 
 def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
@@ -62,33 +61,37 @@ def _add_vocabulary(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         choices=_VOCABULARIES,
         default="character",
-        help=_told("what a token is; bpe needs the package tokenizers"),
+        help=told("what a token is; bpe needs the package tokenizers"),
     )
-    _number(group, "--min-count", 30, "characters rarer than this in the training text are unknown")
-    _number(group, "--vocabulary-size", 1024, "categories of a bpe vocabulary")
+    add_number(
+        group, "--min-count", 30, "characters rarer than this in the training text are unknown"
+    )
+    add_number(group, "--vocabulary-size", 1024, "categories of a bpe vocabulary")
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sizes")
-    _number(group, "--max-length", TransformerConfig.max_length, "longest sequence, in tokens")
-    _number(group, "--window", 48, "tokens that the circuit couples, at most --max-length")
-    _number(group, "--block", DenoiserTraining.block_length, "tokens of a block, at most --window")
-    _number(group, "--width", TransformerConfig.width, "width of the denoiser")
-    _number(group, "--layers", TransformerConfig.num_layers, "layers of the denoiser")
-    _number(group, "--heads", TransformerConfig.num_heads, "attention heads of the denoiser")
-    _number(group, "--states", CircuitTraining.num_states, "hidden states of the circuit")
+    add_number(group, "--max-length", TransformerConfig.max_length, "longest sequence, in tokens")
+    add_number(group, "--window", 48, "tokens that the circuit couples, at most --max-length")
+    add_number(
+        group, "--block", DenoiserTraining.block_length, "tokens of a block, at most --window"
+    )
+    add_number(group, "--width", TransformerConfig.width, "width of the denoiser")
+    add_number(group, "--layers", TransformerConfig.num_layers, "layers of the denoiser")
+    add_number(group, "--heads", TransformerConfig.num_heads, "attention heads of the denoiser")
+    add_number(group, "--states", CircuitTraining.num_states, "hidden states of the circuit")
     group.add_argument(
         "--modulator",
         choices=MODULATORS,
         default="latent",
-        help=_told("how the denoiser's hidden states steer the circuit; static: not at all"),
+        help=told("how the denoiser's hidden states steer the circuit; static: not at all"),
     )
-    _number(group, "--rank", 64, "width of the modulator's bottlenecks")
+    add_number(group, "--rank", 64, "width of the modulator's bottlenecks")
     group.add_argument(
         "--dtype",
         choices=("float32", "float16"),
         default="float16",
-        help=_told("number type of the written model"),
+        help=told("number type of the written model"),
     )
 
 
@@ -98,7 +101,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--coupling",
         choices=_COUPLINGS,
         default="copula",
-        help=_told("the coupling that the third stage trains and the model then uses"),
+        help=told("the coupling that the third stage trains and the model then uses"),
     )
     group.add_argument(
         "--joint", action="store_true", help="add the joint stage, which trains the denoiser too"
@@ -110,11 +113,11 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="in the joint stage train low-rank adapters of the denoiser, not all of it; adds the "
         "stage, needs the extra train",
     )
-    _number(group, "--joint-steps", 200, "steps of the joint stage")
-    _number(
+    add_number(group, "--joint-steps", 200, "steps of the joint stage")
+    add_number(
         group, "--joint-batch", CouplingTraining.batch_size, "windows a step of the joint stage"
     )
-    _number(
+    add_number(
         group,
         "--micro-batches",
         CouplingTraining.micro_batches,
@@ -142,14 +145,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "coupling": CouplingTraining.batch_size,
     }
     for stage in STAGES:
-        _number(group, f"--{stage}-steps", steps[stage], f"steps of the {stage} stage")
-        _number(group, f"--{stage}-batch", rows[stage], f"windows a step of the {stage} stage")
-    _number(group, "--seed", 0, "seed of everything random")
-
-
-def _number(group: Any, flag: str, default: int, text: str) -> None:
-    group.add_argument(flag, type=int, default=default, metavar="N", help=_told(text))
-
-
-def _told(text: str) -> str:
-    return f"{text}; default %(default)s"
+        add_number(group, f"--{stage}-steps", steps[stage], f"steps of the {stage} stage")
+        add_number(group, f"--{stage}-batch", rows[stage], f"windows a step of the {stage} stage")
+    add_number(group, "--seed", 0, "seed of everything random")
