@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codd.denoisers.attention import visible_positions
-from codd.denoisers.base import DenoiserModule, DenoiserOutput, LoadOptions
+from codd.denoisers.base import LoadOptions
 from codd.denoisers.folders import NetworkFolder
-from codd.denoisers.key_values import KeyValueCache, Span, check_span
+from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.llama import rotary_table, rotate
+from codd.denoisers.spanned import SpannedDenoiser
 from codd.denoisers.weights import assign_weights, open_tensors
 from codd.errors import CheckpointError, ConfigError
 
@@ -78,7 +79,7 @@ class MDLMConfig:
         return self.rows - (self.mask_id == self.rows - 1)
 
 
-class MDLMDenoiser(DenoiserModule):
+class MDLMDenoiser(SpannedDenoiser):
     """The diffusion transformer.
 
     Args:
@@ -102,30 +103,16 @@ class MDLMDenoiser(DenoiserModule):
         """Tokens of a block under a block-causal mask; None if all tokens see all."""
         return self.config.block_length
 
-    def forward(
+    def _at_span(
         self,
         tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        span: Span | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> DenoiserOutput:
-        """Predicts all tokens of a batch, or those of a span.
-
-        Args:
-            tokens: (B, L) int64 ids, `mask_id` where hidden.
-            attention_mask: (B, L) bool, False at padding; None when there is no padding.
-            span: With a cache, the positions to compute; the output is about them alone.
-            cache: Keys and values of the other positions.
-
-        Raises:
-            DenoiserError: If shapes, types or ids are wrong.
-        """
-        self.check_tokens(tokens, attention_mask)
-        place = check_span(span, tokens.shape[1], cache)
+        attention_mask: Tensor | None,
+        span: Span,
+        cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor]:
         noise = self._noise(tokens, attention_mask)
-        logits, hidden = self.backbone(tokens, attention_mask, noise, place, cache)
-        return self.finish(logits[..., : self.num_categories], hidden)
+        logits, hidden = self.backbone(tokens, attention_mask, noise, span, cache)
+        return logits[..., : self.num_categories], hidden
 
     def _noise(self, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(B,) total noise σ: log-linear noise hides a share 1 - exp(-σ) of the tokens."""

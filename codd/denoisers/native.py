@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from codd.denoisers.attention import aligned
-from codd.denoisers.base import DenoiserModule, DenoiserOutput
-from codd.denoisers.key_values import KeyValueCache, Span, check_span
+from codd.denoisers.key_values import KeyValueCache, Span
 from codd.denoisers.llama import LlamaConfig, LlamaNetwork
+from codd.denoisers.spanned import SpannedDenoiser
 from codd.vocabulary import Vocabulary
 
 
@@ -32,7 +32,7 @@ class NativeConfig:
     end_ids: tuple[int, ...] = ()
 
 
-class NativeDenoiser(DenoiserModule):
+class NativeDenoiser(SpannedDenoiser):
     """A `LlamaNetwork` whose logits and states are about the token at their own position.
 
     Args:
@@ -59,35 +59,21 @@ class NativeDenoiser(DenoiserModule):
         """Tokens of a block under a block-causal mask; None if all tokens see all."""
         return self.config.network.block_length
 
-    def forward(
+    def _at_span(
         self,
         tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        span: Span | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> DenoiserOutput:
-        """Predicts all tokens of a batch, or those of a span.
-
-        Args:
-            tokens: (B, L) int64 ids, `mask_id` where hidden.
-            attention_mask: (B, L) bool, False at padding; None when there is no padding.
-            span: With a cache, the positions to compute; the output is about them alone.
-            cache: Keys and values of the other positions.
-
-        Raises:
-            DenoiserError: If shapes, types or ids are wrong.
-        """
-        self.check_tokens(tokens, attention_mask)
-        place = check_span(span, tokens.shape[1], cache)
-        if not self.config.shifted:
-            return self.finish(*self.network(tokens, attention_mask, span, cache))
-        first = max(0, place.start - 1)  # what says the span's first token
-        inner = None if span is None else Span(first, place.stop)
-        logits, hidden = self.network(tokens, attention_mask, inner, cache)
-        mask = None if attention_mask is None else attention_mask[:, : place.stop]
-        moved = (aligned(found, first < place.start, mask) for found in (logits, hidden))
-        return self.finish(*moved)
+        attention_mask: Tensor | None,
+        span: Span,
+        cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor]:
+        shifted = self.config.shifted
+        first = max(0, span.start - shifted)  # where the span's first token is spoken of
+        logits, hidden = self.network(tokens, attention_mask, Span(first, span.stop), cache)
+        if not shifted:
+            return logits, hidden
+        mask = None if attention_mask is None else attention_mask[:, : span.stop]
+        before = first < span.start
+        return aligned(logits, before, mask), aligned(hidden, before, mask)
 
 
 def config_to_json(denoiser: NativeDenoiser) -> dict[str, Any]:

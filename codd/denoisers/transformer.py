@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codd.denoisers.attention import block_numbers, visible_positions
-from codd.denoisers.base import DenoiserModule, DenoiserOutput
-from codd.denoisers.key_values import KeyValueCache, Span, check_span
+from codd.denoisers.key_values import KeyValueCache, Span
+from codd.denoisers.spanned import SpannedDenoiser
 from codd.errors import ConfigError
 
 ROPE_BASE = 10_000.0
@@ -78,7 +78,7 @@ class TransformerConfig:
             raise ConfigError(f"dropout: expected 0 <= dropout < 1, found {self.dropout}")
 
 
-class TransformerDenoiser(DenoiserModule):
+class TransformerDenoiser(SpannedDenoiser):
     """Pre-norm bidirectional transformer; implements `codd.denoisers.base.Denoiser`.
 
     The mask is the id after the last category.
@@ -127,43 +127,26 @@ class TransformerDenoiser(DenoiserModule):
         """Tokens of a block under a block-causal mask; None if all tokens see all."""
         return self.config.block_length
 
-    def forward(
+    def _at_span(
         self,
         tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        span: Span | None = None,
-        cache: KeyValueCache | None = None,
-    ) -> DenoiserOutput:
-        """Predicts all tokens of a batch, or those of a span.
-
-        Args:
-            tokens: (B, L) int64 in [0, V], V where hidden.
-            attention_mask: (B, L) bool, False at padding. Outputs at padding mean nothing.
-            span: With a cache, the n positions to compute; the output is about them alone.
-            cache: What the layers keep of the other positions.
-
-        Returns:
-            Logits (B, n, V) and hidden states (B, n, D), at least float32.
-
-        Raises:
-            DenoiserError: If shapes, types or ids are wrong.
-        """
-        self.check_tokens(tokens, attention_mask)
-        place = check_span(span, tokens.shape[1], cache)
-        length = place.stop if cache is None else max(place.stop, cache.length)
+        attention_mask: Tensor | None,
+        span: Span,
+        cache: KeyValueCache | None,
+    ) -> tuple[Tensor, Tensor]:
+        length = span.stop if cache is None else max(span.stop, cache.length)
         block = self.config.block_length
-        seen = visible_positions(length, place, attention_mask, block, tokens.device)
-        sight = _Sight(place, length, attention_mask, seen, block, cache)
-        x = self.embedding(tokens[:, place.start : place.stop])  # (B, n, D)
+        seen = visible_positions(length, span, attention_mask, block, tokens.device)
+        sight = _Sight(span, length, attention_mask, seen, block, cache)
+        x = self.embedding(tokens[:, span.start : span.stop])  # (B, n, D)
         rotary = (
-            self.cosine[place.start : place.stop].to(x.dtype),
-            self.sine[place.start : place.stop].to(x.dtype),
+            self.cosine[span.start : span.stop].to(x.dtype),
+            self.sine[span.start : span.stop].to(x.dtype),
         )
         for number, layer in enumerate(self.blocks):
             x = layer(x, rotary, sight, number)
         hidden = self.norm(x)
-        return self.finish(self.head(hidden), hidden)
+        return self.head(hidden), hidden
 
 
 @dataclass(frozen=True, eq=False)
