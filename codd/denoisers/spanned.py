@@ -1,7 +1,5 @@
 """Denoisers that compute a span of positions alone, among keys and values of the others."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from codd.denoisers.base import DenoiserModule, DenoiserOutput

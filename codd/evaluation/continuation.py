@@ -51,8 +51,9 @@ def prompts_and_truth(windows: Tensor, block: int, *, least: int) -> tuple[Tenso
         EvaluationError: If they are too few or too short.
     """
     if windows.dim() != 2 or len(windows) < least or windows.shape[1] < block:
+        many = "N" if least == 1 else f"at least {least}"
         raise EvaluationError(
-            f"windows: expected (at least {least}, at least {block}), found {tuple(windows.shape)}"
+            f"windows: expected ({many}, at least {block}), found {tuple(windows.shape)}"
         )
     prompts, truth = windows.split((windows.shape[1] - block, block), dim=1)
     return prompts, truth
