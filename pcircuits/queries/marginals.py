@@ -286,9 +286,8 @@ def _input_posteriors(
 
     log_z, found = input_posteriors(plan, prepared, evidence)
     require_possible(log_z)
-    by_layer = {layer: flow.unbind() for layer, flow in found.items()}
     places = {name: plan.places[name] for name in nodes}
-    return {name: by_layer[layer][fold] for name, (layer, fold) in places.items()}
+    return {name: found[layer][fold] for name, (layer, fold) in places.items()}
 
 
 def _latent_probes(

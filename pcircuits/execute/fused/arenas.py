@@ -190,6 +190,11 @@ class Arenas:
         """Where the memory is."""
         return int(self.block.ctypes.data)
 
+    @cached_property
+    def product_starts(self) -> dict[int, int]:
+        """K -> where in the memory the rows of products begin."""
+        return {k: own.ctypes.data - self.address for k, own in self.products.items()}
+
     def scales_of(self, units: int) -> np.ndarray:
         """(N,) scales of the rows of K units."""
         return self.sums[units][1][1]
@@ -230,10 +235,23 @@ def give_back(arenas: Arenas) -> None:
 
 def lent(arenas: Arenas) -> Tensor:
     """The arenas' memory; when that is gone, they are given back."""
+    return torch.from_numpy(_lent(arenas))
+
+
+def lent_products(arenas: Arenas) -> dict[int, np.ndarray]:
+    """K -> (P, K) rows of products; when all are gone, the arenas are given back."""
+    own = _lent(arenas)
+    return {
+        k: np.ndarray(rows.shape, rows.dtype, own, arenas.product_starts[k])
+        for k, rows in arenas.products.items()
+    }
+
+
+def _lent(arenas: Arenas) -> np.ndarray:
     # From the buffer: a view of the array would be held by nobody, only the array itself.
     own = np.frombuffer(arenas.block.data, np.uint8)
     weakref.finalize(own, give_back, arenas).atexit = False
-    return torch.from_numpy(own)
+    return own
 
 
 def _take(arenas: Arenas) -> bool:

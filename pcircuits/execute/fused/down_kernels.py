@@ -7,6 +7,10 @@ import math
 
 from pcircuits.execute.fused.kernels import Array, Rows, compiled, fold_of
 
+# What is done with the gradient of an input: it is written into the room for it; added to what is
+# there; or multiplied with the product that the input is a factor of, and left in its place.
+FILLS, ADDS, REPLACES = range(3)
+
 
 @compiled
 def share(
@@ -19,7 +23,7 @@ def share(
     batch: int,
     inputs: Rows,
     leaf_folds: int,
-    leaf_flows: tuple[Array, Array, bool],
+    leaf_flows: tuple[Array, Array, int],
     sums: Rows,
     flows: Array,
 ) -> None:
@@ -40,7 +44,7 @@ def share(
         leaf_folds: As in `multiply`.
         leaf_flows: (R', K) filled with the gradients with respect to the logarithms of inputs,
             empty if nobody asks for them; (leaf_folds * batch,) the row there of each fold and
-            example; and whether they are added to what is there.
+            example; and what is done with them, such as `FILLS`.
         sums: As in `multiply`; read only of sums that are multiplied with another sum.
         flows: (S, K) gradients with respect to sums as numbers.
     """
@@ -66,9 +70,14 @@ def share(
 
 @compiled
 def _to_leaf(
-    back: Array, products: Array, at: int, flows: Array, rows: Array, adds: bool, to: int
+    back: Array, products: Array, at: int, flows: Array, rows: Array, what: int, to: int
 ) -> None:
-    if adds:
+    if what == REPLACES:
+        for b in range(len(back)):
+            own, row = back[b], products[at + b]
+            for k in range(len(own)):
+                row[k] *= own[k]
+    elif what == ADDS:
         for b in range(len(back)):
             own, row, flow = back[b], products[at + b], flows[rows[to + b]]
             for k in range(len(own)):

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcircuits.compile.plan import Plan
+from pcircuits.compile.plan import Plan, num_folds
 from pcircuits.errors import BackendError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.execute.fused.arenas import give_back
+from pcircuits.execute.fused.arenas import give_back, lent_products
 from pcircuits.execute.fused.backward import gradients
 from pcircuits.execute.fused.conditions import SumWeights, in_double, sum_weights, why_not
+from pcircuits.execute.fused.down_kernels import FILLS, REPLACES
 from pcircuits.execute.fused.forward import Evaluation
 from pcircuits.execute.fused.memory import array_of
 from pcircuits.execute.fused.program import Program, program_of
-from pcircuits.execute.fused.rows import LeafFlows, source_gradients, split_by_layer
+from pcircuits.execute.fused.rows import LeafFlows, source_gradients
 from pcircuits.execute.fused.tables import Tables
 from pcircuits.execute.inputs import Reading, latent_potentials, leaf_readings
 from pcircuits.execute.layers import evaluate
@@ -51,8 +52,8 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
 
 def input_posteriors(
     plan: Plan, prepared: PreparedParameters, evidence: Evidence
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """(B,) log-values, and input layer -> (F, B, K) posteriors of its units; no gradient.
+) -> tuple[Tensor, dict[int, list[Tensor]]]:
+    """(B,) log-values, and input layer -> (B, K) posteriors of each fold's units; no gradient.
 
     They are the gradient of the log-value with respect to the log-values of the inputs; zero where
     the evidence is impossible. For what may be evaluated, see `log_value`.
@@ -61,18 +62,28 @@ def input_posteriors(
     program = call.program
     evaluation = call.evaluation(keep=True)
     root, kept = evaluation.run(), evaluation.kept
-    flows = {}
-    for units, own in kept.inputs.items():
-        room = array_of((len(own.rows), units), own.values.dtype)
-        flows[units] = LeafFlows(room, kept.arenas.sizes.leaf_rows[units], adds=False)
+    # Where nobody else reads a product, it is overwritten: new memory costs as much as the pass.
+    in_place, arenas = program.products_of_inputs, kept.arenas
+    flows = {
+        units: LeafFlows(arenas.products[units], own.rows, REPLACES)
+        if units in in_place
+        else LeafFlows(
+            array_of((len(own.rows), units), own.values.dtype),
+            arenas.sizes.leaf_rows[units],
+            FILLS,
+        )
+        for units, own in kept.inputs.items()
+    }
     ones = np.ones_like(root)
     gradients(program, call.linear, kept, ones, flows, [False] * len(call.tables))
-    give_back(kept.arenas)
-    found: dict[int, Tensor] = {}
+    products = lent_products(arenas)
+    found: dict[int, list[Tensor]] = {}
     for units, layers in program.inputs.items():
-        parts = split_by_layer(flows[units].values, layers, call.readings)
-        for i, flow in zip(layers, parts, strict=True):
-            found[i] = _tensor(flow.reshape(-1, len(root), units), prepared.dtype)
+        rows = products[units] if units in in_place else flows[units].values
+        parts = _tensor(rows, prepared.dtype).split(len(root))
+        folds = iter(in_place.get(units, range(len(parts))))
+        for i in layers:
+            found[i] = [parts[next(folds)] for _ in range(num_folds(plan.layers[i]))]
     return _tensor(root, prepared.dtype), found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcircuits.execute.fused.blas import address_of
+from pcircuits.execute.fused.down_kernels import ADDS
 from pcircuits.execute.fused.kept import Kept
 from pcircuits.execute.fused.kernels import normalise
 from pcircuits.execute.fused.memory import array_of
@@ -76,8 +77,8 @@ class Flows:
             first, to = (place - folds) * batch, (flow_place - folds) * batch
             give_divided(flow, values, first, self.sums[units], to)
         elif len(self.leaves[units].values) > 0:
-            leaves, rows, adds = self.leaves[units].arrays
-            give(flow, rows[place * batch : (place + 1) * batch], adds, leaves)
+            leaves, rows, what = self.leaves[units].arrays
+            give(flow, rows[place * batch : (place + 1) * batch], what == ADDS, leaves)
 
 
 def backward(

@@ -92,6 +92,9 @@ class Program:
         rereads: Whether the way down reads values of sums: what one of them is multiplied with
             is an input, or nothing, in a chain.
         product_folds: Units -> folds of an arena of all elementwise products.
+        products_of_inputs: Units -> for the folds of inputs of so many, in which fold of the
+            arena of all elementwise products each is a factor; only where no product has two
+            inputs, or more than two factors.
         product_folds_at_once: Units -> folds of one for those of a sum at a time.
         num_values: Values of all layers for one example.
     """
@@ -105,6 +108,7 @@ class Program:
     reused: Layout
     rereads: bool
     product_folds: Mapping[int, int]
+    products_of_inputs: Mapping[int, np.ndarray]
     product_folds_at_once: Mapping[int, int]
     num_values: int
 
@@ -137,16 +141,18 @@ def _program(plan: Plan) -> Program | None:
     input_layers = [i for layers in inputs.values() for i in layers]
     tables = _tables(plan, sums)
     runs, product_folds = _runs(sums, [tables[own.layer] for own in sums], list(count))
+    kept = _layout(runs, starts, count, reuse=False)
     return Program(
         sums=sums,
         runs=runs,
         tables=tuple({number: layer for layer, number in tables.items()}.values()),
         inputs=inputs,
         input_folds=count,
-        kept=_layout(runs, starts, count, reuse=False),
+        kept=kept,
         reused=_layout(runs, starts, count, reuse=True),
         rereads=any(_rereads(own, input_layers) for own in sums),
         product_folds=product_folds,
+        products_of_inputs=_products_of_inputs(runs, kept, count),
         product_folds_at_once={
             units: max((own.num_folds for own in sums if own.units == (units,)), default=0)
             for units in product_folds
@@ -202,6 +208,24 @@ def _runs(
             )
         )
     return tuple(runs), folds
+
+
+def _products_of_inputs(
+    runs: Sequence[Run], layout: Layout, input_folds: Mapping[int, int]
+) -> dict[int, np.ndarray]:
+    """See `Program.products_of_inputs`."""
+    found = {units: np.zeros(folds, np.int64) for units, folds in input_folds.items()}
+    for run, places in zip(runs, layout.factors, strict=True):
+        for number, own in enumerate(run.sums):
+            factors = run.factors_of(places, number)
+            is_input = factors < input_folds[own.units[0]]
+            if own.pairs or len(factors) > 2 or is_input.sum(0).max() > 1:
+                for units in own.units:
+                    found.pop(units, None)
+            elif own.units[0] in found:
+                folds = run.products[number] + np.arange(own.num_folds)
+                found[own.units[0]][factors[is_input]] = np.where(is_input, folds, 0)[is_input]
+    return found
 
 
 def _layout(

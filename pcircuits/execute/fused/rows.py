@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcircuits.execute.fused.down_kernels import ADDS, FILLS
 from pcircuits.execute.fused.memory import NUMBERS, array_of
 from pcircuits.execute.fused.program import Program
 from pcircuits.execute.fused.table_kernels import exponentiate_columns, transpose
@@ -121,28 +122,30 @@ class LeafFlows:
     Attributes:
         values: (R, K); none if nobody asks for them.
         rows: (F * B,) row of each fold and example.
-        adds: Whether several may have the same row, in which there are zeros at first.
+        what: `FILLS` the rows; `ADDS` to them, of which several inputs may have the same, in which
+            there are zeros at first; or `REPLACES` the products, which are `values`, and reads no
+            `rows`.
     """
 
     values: np.ndarray
     rows: np.ndarray
-    adds: bool
+    what: int
 
     @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, bool]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, int]:
         """All three as compiled code takes them."""
-        return self.values, self.rows, self.adds
+        return self.values, self.rows, self.what
 
     @classmethod
     def of(cls, inputs: InputRows, *, asked: bool) -> LeafFlows:
         """Room for the gradients of all rows; none if nobody asks."""
-        own, adds = inputs.values, inputs.in_table
+        own, what = inputs.values, ADDS if inputs.in_table else FILLS
         if not asked:
-            return cls(own[:0], inputs.rows, adds)
+            return cls(own[:0], inputs.rows, what)
         room = array_of(own.shape, own.dtype)
-        if adds:
+        if what == ADDS:
             room.fill(0.0)
-        return cls(room, inputs.rows, adds)
+        return cls(room, inputs.rows, what)
 
 
 def source_gradients(
@@ -156,7 +159,7 @@ def source_gradients(
     for units, layers in program.inputs.items():
         if asked.isdisjoint(layers):
             continue
-        if flows[units].adds:
+        if flows[units].what == ADDS:
             found[layers[0]] = _of_table(readings[layers[0]], flows[units].values)
             continue
         parts = split_by_layer(flows[units].values, layers, readings)

@@ -116,7 +116,7 @@ def descend(
     back: Array,
     inputs: Rows,
     leaf_folds: int,
-    leaf_flows: tuple[Array, Array, bool],
+    leaf_flows: tuple[Array, Array, int],
     sums: Rows,
     flows: Array,
     stops: Array,
