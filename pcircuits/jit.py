@@ -3,12 +3,19 @@
 Numba refuses to define a function whose code it cannot keep: where the package and the home are
 both read-only, nothing could be imported. Here such a function is compiled anew in each process,
 and one warning says so. A disk that fills up later costs no result either.
+
+Numba also keeps the code of a function as long as the function's own file is what it was, although
+functions of other files are compiled into it. Here it is kept as long as all of them are.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
+import zlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -35,11 +42,28 @@ def cached_jit(**options: Any) -> Callable[[Function], Function]:
             _warn(str(error))
             compiled = numba.njit(**options)(function)
         else:
+            kept = compiled._cache._cache_file
+            kept._source_stamp = (
+                *kept._source_stamp,
+                _sum_of(function.__module__.partition(".")[0]),
+            )
             compiled._cache = _Forgiving(compiled._cache)
         # For callers it is the function, with its types.
         return cast(Function, compiled)
 
     return decorate
+
+
+@cache
+def _sum_of(package: str) -> int:
+    """Check sum of the files with compiled functions; 0 of a module that is no package."""
+    total = 0
+    folders = getattr(sys.modules[package], "__path__", ())
+    for file in sorted(file for folder in folders for file in Path(folder).rglob("*.py")):
+        content = file.read_bytes()
+        if b"@compiled" in content or b"jit(" in content:
+            total = zlib.crc32(content, total)
+    return total
 
 
 class _Forgiving:

@@ -69,7 +69,9 @@ def input_columns(
         listed: Whether evidence lists categories, so that the tables are at hand column by column.
     """
     if listed and has_shared_table(weights):
-        columns = weights.columns[values]
+        columns = weights.columns.index_select(
+            0, torch.as_tensor(values, device=weights.log.device)
+        )
         # In memory a column of the table itself is as many places as it has units.
         if float(columns.amin()) > weights.floor:
             log = columns.log_()

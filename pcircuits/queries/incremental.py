@@ -14,8 +14,9 @@ from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters, prepare_for
 from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
-from pcircuits.execute.weights import Weights
-from pcircuits.queries.entries import Pairs, category_weights, input_columns
+from pcircuits.execute.prepare import PreparedParameters
+from pcircuits.execute.weights import Weights, floor_of
+from pcircuits.queries.entries import Pairs, category_weights, has_shared_table, input_columns
 from pcircuits.queries.lazy import LazyValues, take_folds
 from pcircuits.queries.path import PathValues, path_of
 from pcircuits.queries.routes import routes_of
@@ -42,12 +43,61 @@ class _Asked:
         index = (torch.as_tensor(at, device=table.device) for at in (first, self.examples))
         return table[tuple(index)]
 
+    def rows(self, table: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """`take` of what is on the host; a view only of all examples of one variable."""
+        whole = self.batch == len(first)
+        found: np.ndarray = table[first[0]] if whole else table[first, self.examples]
+        return found
+
     def only(self, kept: np.ndarray) -> _Asked:
         """Those where `kept` (n,) is true."""
         if kept.all():
             return self
         batch = 1 if self.batch == 1 else None
         return _Asked(self.variables[kept], self.examples[kept], batch)
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """Categories that evidence lists, where one table on the CPU serves all variables.
+
+    Attributes:
+        layer: The layer of all inputs.
+        folds: (L,) the only input of each variable.
+        columns: (V, K) the table in linear space, column by column.
+        floor: See `floor_of`.
+        categories: (L, B, k) what is listed.
+        potentials: (L, B, k) its log-potentials.
+    """
+
+    layer: int
+    folds: np.ndarray
+    columns: np.ndarray
+    floor: float
+    categories: np.ndarray
+    potentials: np.ndarray
+
+
+def _listed(
+    plan: Plan, prepared: PreparedParameters, potentials: Tensor | None, categories: Tensor | None
+) -> _Listed | None:
+    """What compiled passes need; None where they may not do."""
+    by_layer = routes_of(plan).input_folds
+    if potentials is None or categories is None or potentials.is_cuda or len(by_layer) > 1:
+        return None
+    ((i, folds),) = by_layer.items()
+    layer, weights = plan.layers[i], prepared.weights[i]
+    assert isinstance(layer, InputLayer)
+    # Of fewer categories than the circuit has, those that are listed and are not there are none.
+    if folds.shape[1] > 1 or layer.num_categories < plan.num_categories:
+        return None
+    if not isinstance(weights, Weights) or weights.shift is not None:
+        return None
+    if not has_shared_table(weights) or potentials.device != weights.log.device:
+        return None
+    columns = weights.columns.contiguous()
+    lists = (np.ascontiguousarray(own.numpy()) for own in (categories, potentials))
+    return _Listed(i, folds[:, 0], columns.numpy(), floor_of(columns), *lists)
 
 
 class Conditioner:
@@ -104,6 +154,8 @@ class Conditioner:
         potentials, categories = evidence.log_potentials, evidence.categories
         self._potentials = None if potentials is None else potentials.to(dtype).transpose(0, 1)
         self._categories = None if categories is None else categories.long().transpose(0, 1)
+        self._examples, self._sizes = np.arange(self.batch_size), np.array(plan.circuit.categories)
+        self._listed = _listed(plan, self._prepared, self._potentials, self._categories)
         # What is known is asked on the host, where it is decided what to compute.
         self._observed = np.zeros((self.batch_size, plan.num_variables), dtype=bool)
         self._values = np.zeros(self._observed.shape, dtype=np.int64)
@@ -215,11 +267,11 @@ class Conditioner:
 
     def _one_each(self, variables: Tensor, rows: Tensor | None) -> _Asked:
         """One variable of each example that is meant."""
-        own, examples = self._host("variables", variables), np.arange(self.batch_size)
+        own, examples = self._host("variables", variables), self._examples
         if rows is not None:
             examples = self._host("rows", rows).nonzero()[0]
             own = own[examples]
-        length = self.plan.num_variables
+        length = len(self._sizes)
         wrong = ((own < 0) | (own >= length)).nonzero()[0]
         if len(wrong):
             raise EvidenceError(
@@ -239,7 +291,7 @@ class Conditioner:
         return found
 
     def _check_values(self, asked: _Asked, values: np.ndarray) -> None:
-        sizes = np.array(self.plan.circuit.categories)[asked.variables]
+        sizes = self._sizes[asked.variables]
         wrong = ((values < 0) | (values >= sizes)).nonzero()[0]
         if len(wrong):
             first = wrong[0]
@@ -273,6 +325,9 @@ class Conditioner:
 
     def _unknown(self, asked: _Asked) -> Tensor:
         """As `_posteriors`, of variables that have no value."""
+        found = self._listed_at_once(asked)
+        if found is not None:
+            return found
         log = self._messages_to(asked)
         if self._potentials is not None:
             log = log + asked.take(self._potentials, asked.variables)
@@ -285,6 +340,22 @@ class Conditioner:
                 f"can be said of variable {asked.variables[first]}"
             )
         return found
+
+    def _listed_at_once(self, asked: _Asked) -> Tensor | None:
+        """As `_unknown`, in compiled passes; None without a list, or where they may not do."""
+        if self._listed is None:
+            return None
+        # Imported where it is used: numba takes a second to import.
+        from pcircuits.execute.numba.gather import gathered_posteriors
+
+        own, variables = self._listed, asked.variables
+        folds = own.folds[variables]
+        self._lazy.require_messages(folds + self._routes.start[own.layer])
+        messages = self._lazy.messages[own.layer].numpy()
+        lists = asked.rows(own.categories, variables), asked.rows(own.potentials, variables)
+        x = np.ascontiguousarray(asked.rows(messages, folds))
+        found = gathered_posteriors(x, own.columns, *lists, own.floor)
+        return None if found is None else torch.from_numpy(found)
 
     def _messages_to(self, asked: _Asked) -> Tensor:
         """(n, V) or (n, k) log-weights of categories by all but the variables' own potentials."""

@@ -55,6 +55,45 @@ def path_of(plan: Plan) -> Path | None:
     return _PATHS[plan]
 
 
+@dataclass(frozen=True, eq=False)
+class _Arrays:
+    """The messages of a chain in memory that compiled code reads and writes.
+
+    Attributes:
+        leaves: (L, B, K) values of the inputs, by their fold as all that follows.
+        up: (L, B, K) messages from below.
+        down: (L, B, K) messages from the root.
+        joined: (L, B, K) both.
+        folds: (L,) fold of the input of each place.
+        tables: (L,) addresses of the tables of all sums.
+        floor: See `log_steps`.
+    """
+
+    leaves: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    joined: np.ndarray
+    folds: np.ndarray
+    tables: np.ndarray
+    floor: float
+
+    def run(self, sums: range, *, down: bool) -> int:
+        """Steps through the tables of sums, in their order, downwards or upwards; how many."""
+        # Imported where it is used: numba takes a second to import.
+        from pcircuits.execute.fused.steps import log_steps
+
+        through, messages = np.array(sums), self.down if down else self.up
+        read, write = (through - 1, through) if down else (through, through - 1)
+        places = self.folds[read], self.folds[write]
+        own = self.tables[through], self.floor
+        return log_steps(self.leaves, messages, places, *own, transposed=down)
+
+    def join(self, folds: np.ndarray) -> None:
+        """Brings both messages to inputs up to date."""
+        for fold in folds.tolist():
+            np.add(self.down[fold], self.up[fold], out=self.joined[fold])
+
+
 class PathValues:
     """Upward and downward log-messages of a chain.
 
@@ -78,12 +117,10 @@ class PathValues:
         self._leaves = leaves.clone(memory_format=torch.contiguous_format)
         self.messages = {0: torch.zeros_like(self._leaves)}
         self._weights = [_dense(prepared, layer) for layer in path.sums]
-        self._in_one_call = not self._leaves.is_cuda and all(
-            own.log.shape[:2] == (1, 1) and own.shift is None for own in self._weights
-        )
         self._root: Tensor | None = None
         # What comes to the product above each input from the root, and from the sum below it.
         self._down, self._up = torch.zeros_like(self._leaves), torch.zeros_like(self._leaves)
+        self._compiled = self._arrays() if self._leaves.device.type == "cpu" else None
         # Places from which on, and up to which, they are right.
         self._first_up, self._last_down = len(path.products), -1
 
@@ -117,52 +154,78 @@ class PathValues:
 
     def require_messages(self, nodes: np.ndarray) -> None:
         """See `LazyValues`."""
-        nodes = np.unique(nodes)  # several examples may ask for one variable
+        if len(nodes) > 1:
+            nodes = np.unique(nodes)  # several examples may ask for one variable
         places = self._path.place_of_fold[nodes]
         self._descend(int(places.max()))
         self._climb(int(places.min()))
+        if self._compiled is not None:
+            self._compiled.join(nodes)
+            return
         at = even(nodes)
         message = self._down[at] + self._up[at]
         self.messages[0][at] = message + self._offsets[0][at] if 0 in self._offsets else message
 
     def _climb(self, place: int) -> None:
         """Values of the sums below a place and those after it."""
-        for j in range(self._first_up - 1, place - 1, -1):
-            self._up[self._path.folds[j]] = self._sum_value(j + 1)[0]
+        j = self._first_up - 1
+        while j >= place:
+            j -= self._run(range(j + 1, place, -1), down=False)
+            if j >= place:
+                self._up[self._path.folds[j]] = self._sum_value(j + 1)[0]
+                j -= 1
         self._first_up = min(self._first_up, place)
 
     def _descend(self, place: int) -> None:
         """Messages from the root to a place and those before it."""
-        path = self._path
-        for j in range(self._last_down + 1, place + 1):
-            if j == 0:
-                x = self._down.new_zeros(1, self._down.shape[1], 1)
-            else:
-                above = path.folds[j - 1]
-                x = (self._down[above] + self._leaves[above])[None]
-            x = self._product(self._shifted(x, path.sums[j]), j, transposed=True)
-            layer = path.products[j] if j < len(path.products) else None
-            self._down[path.folds[j]] = self._shifted(x, layer)[0]
+        j = self._last_down + 1
+        while j <= place:
+            j += self._run(range(j, place + 1), down=True) if j > 0 else 0
+            if j <= place:
+                self._down[self._path.folds[j]] = self._message(j)[0]
+                j += 1
         self._last_down = max(self._last_down, place)
+
+    def _run(self, sums: range, *, down: bool) -> int:
+        """Makes steps through the tables of sums in one call; how many: it may have to stop."""
+        return 0 if self._compiled is None else self._compiled.run(sums, down=down)
+
+    def _arrays(self) -> _Arrays | None:
+        """The messages as compiled code takes them; None if steps may not be made by it."""
+        if self._offsets:
+            return None
+        if any(own.log.shape[:2] != (1, 1) or own.shift is not None for own in self._weights):
+            return None
+        factors = [own.factor for own in self._weights]
+        if not all(factor.is_contiguous() for factor in factors):
+            return None
+        return _Arrays(
+            leaves=self._leaves.numpy(),
+            up=self._up.numpy(),
+            down=self._down.numpy(),
+            joined=self.messages[0].numpy(),
+            folds=np.array(self._path.folds),
+            tables=np.array([factor.data_ptr() for factor in factors]),
+            floor=self._weights[0].floor,
+        )
+
+    def _message(self, j: int) -> Tensor:
+        """(1, B, K) message to place j from the root."""
+        path = self._path
+        if j == 0:
+            x = self._down.new_zeros(1, self._down.shape[1], 1)
+        else:
+            above = path.folds[j - 1]
+            x = (self._down[above] + self._leaves[above])[None]
+        x = log_matmul_transposed(self._shifted(x, path.sums[j]), self._weights[j])
+        return self._shifted(x, path.products[j] if j < len(path.products) else None)
 
     def _sum_value(self, j: int) -> Tensor:
         """(1, B, K) value of sum j."""
         path, x = self._path, self._leaves[self._path.folds[j]][None]
         if j < len(path.products):
             x = self._shifted(x + self._up[path.folds[j]], path.products[j])
-        return self._shifted(self._product(x, j, transposed=False), path.sums[j])
-
-    def _product(self, x: Tensor, j: int, *, transposed: bool) -> Tensor:
-        """(1, B, K) through the table of sum j, up or, transposed, down."""
-        if self._in_one_call:
-            # Imported where it is used: numba takes a second to import.
-            from pcircuits.execute.fused.steps import log_product
-
-            found = log_product(x[0].contiguous(), self._weights[j], transposed=transposed)
-            if found is not None:
-                return found[None]
-        product = log_matmul_transposed if transposed else log_matmul
-        return product(x, self._weights[j])
+        return self._shifted(log_matmul(x, self._weights[j]), path.sums[j])
 
     def _shifted(self, x: Tensor, layer: int | None) -> Tensor:
         """With the latent potentials of a layer."""

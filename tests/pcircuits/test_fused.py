@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,42 @@ def test_posteriors_and_second_gradients_in_float64() -> None:
     reference = second_gradients(plan, {n: p.double() for n, p in sharp.items()}, evidence, "eager")
     for one, other in zip(second, reference, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "circuit",
+    [
+        pc.families.hmm(5, 8, 6),
+        pc.families.hidden_chow_liu([-1, 0, 1, 1, 0], 8, 6),
+        pc.families.mixture(5, 8, 6),
+        pc.families.binary_tree(5, 8, 6),
+        pc.families.binary_tree(5, 3, 6, product="kronecker"),
+    ],
+)
+def test_posteriors_of_inputs_outlive_later_calls(circuit: pc.Circuit) -> None:
+    """Products with one input, with two and with many; what was returned is not written again."""
+    plan = pc.compile_circuit(circuit)
+    prepared = pc.prepare(plan, pc.random_parameters(plan, seed=0))
+    rows = torch.randint(0, 6, (4, 5), generator=torch.Generator().manual_seed(1))
+    evidence = [pc.Evidence(row.expand(3, -1)) for row in rows]
+    kept = [input_posteriors(plan, prepared, own)[1] for own in evidence]
+    for own, found in zip(evidence, kept, strict=True):
+        names = [name for name, (layer, _) in plan.places.items() if layer in found]
+        expected = posteriors_by_gradient(plan, prepared, own, names)
+        for name, gradient in zip(names, expected, strict=True):
+            layer, fold = plan.places[name]
+            torch.testing.assert_close(found[layer][fold], gradient, rtol=1e-4, atol=1e-6)
+
+
+def posteriors_by_gradient(
+    plan: pc.Plan, prepared: pc.PreparedParameters, evidence: pc.Evidence, names: list[str]
+) -> list[Tensor]:
+    """Posteriors of units by the eager implementation."""
+    units = [plan.layers[plan.places[name][0]].num_units for name in names]
+    probes = [torch.zeros(evidence.batch_size, k, requires_grad=True) for k in units]
+    given = replace(evidence, latent_log_potentials=dict(zip(names, probes, strict=True)))
+    value = pc.forward(plan, prepared, given, impl="eager").sum()
+    return list(torch.autograd.grad(value, probes))
 
 
 def test_impossible_evidence_is_minus_infinity_with_gradient_zero() -> None:

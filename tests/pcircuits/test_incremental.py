@@ -99,6 +99,25 @@ def test_a_chain_from_either_end(data: st.DataObject, seed: int) -> None:
         found.fix(at, torch.full_like(at, rng.randrange(case.circuit.categories[variable])))
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_sums_that_underflow_in_linear_space(listed: bool) -> None:
+    """Float32, where next to all weight goes to states that the next evidence excludes."""
+    length, states = 6, 3
+    plan = pc.compile_circuit(pc.families.hmm(length, states, states))
+    near = torch.full((states, states), -150.0) + 150.0 * torch.eye(states)
+    sharp = {"initial": torch.tensor([0.0, -150.0, -150.0]), "transition": near, "emission": near}
+    parameters = {name: log.log_softmax(-1) for name, log in sharp.items()}
+    potentials = 200 * torch.randn(1, length, states, generator=torch.Generator().manual_seed(0))
+    every = torch.arange(states).expand(1, length, -1) if listed else None
+    begin = pc.Evidence(log_potentials=potentials, categories=every)
+    found = Conditioner(plan, parameters, begin)
+    double = {name: log.double() for name, log in parameters.items()}
+    for place, value in ((1, 1), (4, 2), (2, 0), (0, 2)):
+        found.fix(torch.tensor([place]), torch.tensor([value]))
+        expected = pc.queries.marginals(plan, double, evidence_by_now(found, begin))
+        torch.testing.assert_close(found.marginals().double(), expected, rtol=1e-4, atol=1e-7)
+
+
 def compare_in_random_order(case: Case, seed: int) -> None:
     """Compares values and marginals with whole evaluations while variables are fixed."""
     plan, rng = pc.compile_circuit(case.circuit), random.Random(seed)

@@ -1,65 +1,85 @@
-"""One product with a table of weights in log space in one compiled call, for few rows."""
+"""Steps along a chain in log space in one compiled call, for few rows."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from pcircuits.execute.fused.blas import SIZES, address_of, multiply_matrices
 from pcircuits.execute.fused.kernels import Array, compiled
-from pcircuits.execute.weights import Weights
 
 
-def log_product(x: Tensor, weights: Weights, *, transposed: bool) -> Tensor | None:
-    """`weights.log_matmul` of one table, or `log_matmul_transposed`.
+def log_steps(
+    values: Array,
+    messages: Array,
+    places: tuple[np.ndarray, np.ndarray],
+    tables: np.ndarray,
+    floor: float,
+    *,
+    transposed: bool,
+) -> int:
+    """Sends values times messages through tables, one step after the other, as long as it is safe.
 
     Args:
-        x: (B, K) log-values below +inf, on the CPU; (B, O) if transposed.
-        weights: The table, (1, 1, O, K), without a shift.
-        transposed: Whether sums are over its rows.
+        values: (L, B, K) log-values below +inf, contiguous.
+        messages: (L, B, K) log-messages, in which each step writes one place.
+        places: (S,) places of the values and messages that each step reads, and (S,) that it
+            writes.
+        tables: (S,) addresses of the (K, K) tables in linear space, as `Weights.factor` has them.
+        floor: Sums, without the maximum of their row, up to this may have lost terms to underflow.
+        transposed: Whether sums are over the rows of the tables.
 
     Returns:
-        (B, O) log-values, (B, K) if transposed; None where underflow may have spoilt one.
+        How many steps were made: the next one, if there is one, would not have been safe.
     """
-    factor = weights.factor.contiguous()
-    out = x.new_empty(len(x), factor.shape[transposed])
-    least = _step(address_of(x.dtype), x.numpy(), factor.data_ptr(), transposed, out.numpy())
-    return out if least > weights.floor else None
+    routine = address_of(torch.float32 if values.dtype == np.float32 else torch.float64)
+    return _steps(routine, values, messages, *places, tables, floor, transposed)
 
 
 @compiled
-def _step(routine: int, x: Array, table: int, transposed: bool, out: Array) -> float:
-    """Fills `out`; the least of the sums whose logarithms these are, without the rows' maxima."""
-    shifted, tops = np.empty_like(x), np.empty(len(x), x.dtype)
-    for b in range(len(x)):
-        top = x[b, 0]
-        for k in range(1, x.shape[1]):
-            top = max(top, x[b, k])
-        tops[b] = top
-        # A row without any number is all NaN then, and found to be so below.
-        for k in range(x.shape[1]):
-            shifted[b, k] = math.exp(x[b, k] - top)
-    scalars, sizes = np.array([1.0, 0.0], x.dtype), np.empty(SIZES, np.int64)
-    source, rows, inner, columns = shifted.ctypes.data, len(x), x.shape[1], out.shape[1]
-    multiply_matrices(
-        routine,
-        source,
-        False,
-        table,
-        not transposed,
-        out.ctypes.data,
-        rows,
-        inner,
-        columns,
-        scalars,
-        sizes,
-    )
-    least = np.inf
-    for b in range(rows):
-        for o in range(columns):
-            total = out[b, o]
-            least = min(least, total) if total == total else -np.inf
-            out[b, o] = math.log(total) + tops[b]
-    return least
+def _steps(
+    routine: int,
+    values: Array,
+    messages: Array,
+    reads: Array,
+    writes: Array,
+    tables: Array,
+    floor: float,
+    transposed: bool,
+) -> int:
+    shifted, tops = np.empty_like(values[0]), np.empty(values.shape[1], values.dtype)
+    rows, units = shifted.shape
+    scalars, sizes = np.array([1.0, 0.0], values.dtype), np.empty(SIZES, np.int64)
+    for s in range(len(reads)):
+        value, message, out = values[reads[s]], messages[reads[s]], messages[writes[s]]
+        for b in range(rows):
+            top = value[b, 0] + message[b, 0]
+            for k in range(units):
+                shifted[b, k] = value[b, k] + message[b, k]
+                top = max(top, shifted[b, k])
+            tops[b] = top
+            # A row without any number is all NaN then, and found to be so below.
+            for k in range(units):
+                shifted[b, k] = math.exp(shifted[b, k] - top)
+        multiply_matrices(
+            routine,
+            shifted.ctypes.data,
+            False,
+            tables[s],
+            not transposed,
+            out.ctypes.data,
+            rows,
+            units,
+            units,
+            scalars,
+            sizes,
+        )
+        for b in range(rows):
+            for k in range(units):
+                total = out[b, k]
+                if not total > floor:
+                    return s
+                out[b, k] = math.log(total) + tops[b]
+    return len(reads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,17 +28,73 @@ def gathered_products(x: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     Returns:
         (n, k) sum_u x[n, u] table[rows[n, j], u].
     """
-    num, listed = rows.shape
-    out = x.new_empty(num, listed)
-    arrays = (x.contiguous().numpy(), table.numpy(), rows.contiguous().numpy(), out.numpy())
-    parts = -(-listed // _PART)
+    out = x.new_empty(rows.shape)
+    with torch.no_grad():
+        arrays = x.contiguous().numpy(), table.numpy(), rows.contiguous().numpy(), out.numpy()
+    _in_parts(*arrays)
+    return out
+
+
+def gathered_posteriors(
+    log_x: Array, table: Array, rows: Array, log_factors: Array, floor: float
+) -> Array | None:
+    """Inner products times factors, normalised, without a copy of the rows.
+
+    Args:
+        log_x: (n, U) logarithms.
+        table: (V, U), of the same type, not negative.
+        rows: (n, k) integers 0 .. V-1.
+        log_factors: (n, k) logarithms.
+        floor: Inner products, with x divided by its maximum, up to this may have lost terms.
+
+    Returns:
+        (n, k) of which each row sums to one; None if some inner product is not above the floor, or
+        some row is zero.
+    """
+    x, out = np.empty_like(log_x), np.empty_like(log_factors)
+    _exponentiate(log_x, x)
+    _in_parts(x, table, rows, out)
+    return out if _normalise(out, log_factors, floor) else None
+
+
+def _in_parts(x: Array, table: Array, rows: Array, out: Array) -> None:
+    listed = rows.shape[1]
 
     def run(mine: range) -> None:
-        _products(*arrays, mine.start * _PART, min(mine.stop * _PART, listed))
+        _products(x, table, rows, out, mine.start * _PART, min(mine.stop * _PART, listed))
 
-    with torch.no_grad():
-        in_threads(run, parts)
-    return out
+    in_threads(run, -(-listed // _PART))
+
+
+@compiled
+def _exponentiate(log_x: Array, x: Array) -> None:
+    """Fills x with exponentials, divided by the largest of each row."""
+    for n in range(len(x)):
+        top = log_x[n, 0]
+        for u in range(1, x.shape[1]):
+            top = max(top, log_x[n, u])
+        # A row without any number is all NaN then, and found to be so later.
+        for u in range(x.shape[1]):
+            x[n, u] = math.exp(log_x[n, u] - top)
+
+
+@compiled
+def _normalise(out: Array, log_factors: Array, floor: float) -> bool:
+    for n in range(len(out)):
+        own, top, total = out[n], -np.inf, 0.0
+        for j in range(len(own)):
+            if not own[j] > floor:
+                return False
+            own[j] = math.log(own[j]) + log_factors[n, j]
+            top = max(top, own[j])
+        if not top > -np.inf:
+            return False
+        for j in range(len(own)):
+            own[j] = math.exp(own[j] - top)
+            total += own[j]
+        for j in range(len(own)):
+            own[j] /= total
+    return True
 
 
 @compiled
