@@ -50,6 +50,7 @@ RANKS: dict[str, dict[str, int]] = {
         "pretrained": 4,
         "assembly": 4,
         "model_card": 4,
+        "coupled": 4,
         "model": 4,
         "training": 5,
         "evaluation": 5,

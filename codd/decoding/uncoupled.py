@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
 from codd.coupling.settings import FACTORISED
+from codd.decoding.holding import HoldsDenoiser
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import DecodingError
 
 
-class UncoupledModel:
+class UncoupledModel(HoldsDenoiser):
     """A denoiser that is decoded by its own factorised output; a `Decodable`.
 
     Args:
@@ -26,35 +25,15 @@ class UncoupledModel:
     """
 
     def __init__(self, denoiser: nn.Module, block: int) -> None:
-        self.denoiser: Any = denoiser
+        self.denoiser = denoiser
         self.block = block
         if not 1 <= block <= self.max_length:
             raise DecodingError(f"block: expected 1 to {self.max_length}, found {block}")
 
     @property
-    def mask_id(self) -> int:
-        """The id of a masked token."""
-        return int(self.denoiser.mask_id)
-
-    @property
-    def num_categories(self) -> int:
-        """V, the number of tokens that can be predicted."""
-        return int(self.denoiser.num_categories)
-
-    @property
-    def max_length(self) -> int:
-        """The longest sequence the denoiser takes."""
-        return int(self.denoiser.max_length)
-
-    @property
     def window(self) -> int:
         """W; a block, for lack of anything that reaches further."""
         return self.block
-
-    def denoise(self, tokens: Tensor, attention_mask: Tensor | None = None) -> DenoiserOutput:
-        """One call of the denoiser: (B, L) tokens -> logits (B, L, V), hidden (B, L, D)."""
-        output: DenoiserOutput = self.denoiser(tokens, attention_mask)
-        return output
 
     def distribution(
         self,
