@@ -42,19 +42,14 @@ from pcircuits.io.psdd import read_psdd
 from pcircuits.scalars import ScalarBuilder
 from pcircuits.io.structure_json import structure_from_json, structure_to_json
 from pcircuits.io.text import from_text, to_text, weighted_from_text
-from pcircuits.learning.chow_liu import (
-    ChowLiuTree,
-    chow_liu,
-    chow_liu_tree,
-    hclt,
-    hclt_start,
-    pairwise_mutual_information,
-    spanning_tree,
-)
+from pcircuits.learning.mutual_information import pairwise_mutual_information
+from pcircuits.learning.chow_liu import ChowLiuTree, chow_liu, chow_liu_tree, spanning_tree
+from pcircuits.learning.hidden_chow_liu import hclt, hclt_start
 from pcircuits.learning.contexts import context_hmm
 from pcircuits.learning.cutset import cutset_network
 from pcircuits.learning.distillation import distil_latents, initialise_kmeans, latent_nodes
-from pcircuits.learning.em import EMSettings, EMState, em_step, em_update, fit_em
+from pcircuits.learning.em import EMSettings, EMState, em_step, em_update
+from pcircuits.learning.em_fit import fit_em
 from pcircuits.learning.flows import flows
 from pcircuits.learning.gradient import fit_gradient
 from pcircuits.learning.history import History, Record

@@ -11,7 +11,7 @@ import torch
 
 from pcircuits.errors import ParameterError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.learning.em import fit_em
+from pcircuits.learning.em_fit import fit_em
 from pcircuits.learning.gradient import fit_gradient
 from pcircuits.learning.history import History
 from pcircuits.module import CircuitModel

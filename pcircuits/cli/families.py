@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pcircuits.errors import StructureError
-from pcircuits.learning.chow_liu import chow_liu, chow_liu_tree, hclt_start
+from pcircuits.learning.chow_liu import chow_liu, chow_liu_tree
 from pcircuits.learning.cutset import cutset_network
+from pcircuits.learning.hidden_chow_liu import hclt_start
 from pcircuits.learning.learn_spn import learn_spn
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit

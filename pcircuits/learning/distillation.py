@@ -18,7 +18,7 @@ from torch import Tensor
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.learning.em import fit_em
+from pcircuits.learning.em_fit import fit_em
 from pcircuits.learning.history import History
 from pcircuits.learning.initialise import kmeans
 from pcircuits.learning.objective import Learnable
