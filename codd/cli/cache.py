@@ -13,7 +13,7 @@ from codd.cli.inputs import add_corpus, add_number, add_threads, read_corpus, se
 from codd.cli.material import cache_source, published_denoiser
 from codd.denoisers.base import Denoiser
 from codd.model import CoupledModel
-from codd.training.cache import CacheLayout, CacheSettings
+from codd.training.cache_layout import CacheLayout, CacheSettings
 from codd.training.cache_writer import plan_cache, write_cache
 from codd.training.denoiser_loop import load_trained_denoiser
 from codd.training.processes import torchrun_share

@@ -14,7 +14,8 @@ from codd.denoisers.base import Denoiser, DenoiserModule, Origin
 from codd.denoisers.registry import load_denoiser
 from codd.denoisers.transformer import TransformerConfig
 from codd.errors import ConfigError
-from codd.training.cache import CacheSettings, DenoiserCache
+from codd.training.cache import DenoiserCache
+from codd.training.cache_layout import CacheSettings
 from codd.training.cache_writer import plan_cache, write_cache
 from codd.training.corpus import Corpus
 from codd.training.processes import torchrun_share

@@ -23,7 +23,8 @@ from codd.denoisers.registry import OWN
 from codd.denoisers.transformer import TransformerConfig
 from codd.errors import CheckpointError, ConfigError
 from codd.model import CoupledModel
-from codd.training.cache import CacheSettings, DenoiserCache
+from codd.training.cache import DenoiserCache
+from codd.training.cache_layout import CacheSettings
 from codd.training.corpus import Corpus
 from codd.training.processes import launched_group
 from codd.vocabulary import BPEVocabulary, ByteVocabulary, CharacterVocabulary, Vocabulary

@@ -9,7 +9,7 @@ from codd.cli.inputs import add_corpus, add_number, add_threads, told
 from codd.cli.recipe import JOINT, STAGES
 from codd.denoisers.transformer import TransformerConfig
 from codd.modulators.registry import MODULATORS
-from codd.training.cache import CacheSettings
+from codd.training.cache_layout import CacheSettings
 from codd.training.circuit_loop import CircuitTraining
 from codd.training.coupling_loop import CouplingTraining
 from codd.training.denoiser_config import DenoiserTraining

@@ -17,21 +17,18 @@ from codd.checkpoint import write_atomically
 from codd.coupling.targets import list_top
 from codd.denoisers.base import Denoiser, DenoiserOutput
 from codd.errors import CheckpointError, ConfigError
-from codd.training.cache import (
+from codd.training.cache_layout import (
     CHECKSUMS,
     CacheLayout,
     CacheSettings,
-    has_shard,
     read_layout,
-    row_checksums,
-    shard_metadata,
-    shard_path,
     write_layout,
 )
 from codd.training.corruption import CorruptedBatch, WindowTask
 from codd.training.progress import progress_bar
 from codd.training.resuming import first_difference
 from codd.training.schedule import step_seed
+from codd.training.shards import has_shard, row_checksums, shard_metadata, shard_path
 
 
 @dataclass(frozen=True)

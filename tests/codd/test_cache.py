@@ -15,8 +15,10 @@ from codd.coupling.targets import list_top
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import CheckpointError, ConfigError
 from codd.training import cache_writer
-from codd.training.cache import CacheLayout, CacheSettings, DenoiserCache, shard_path
+from codd.training.cache import DenoiserCache
+from codd.training.cache_layout import CacheLayout, CacheSettings
 from codd.training.cache_writer import plan_cache, write_cache
+from codd.training.shards import shard_path
 from tests.support.interrupt import interrupt_during
 from tests.support.sealed import edit_description
 

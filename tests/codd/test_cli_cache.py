@@ -15,8 +15,9 @@ from codd.checkpoint import load_checkpoint
 from codd.cli.main import main
 from codd.model import CoupledModel
 from codd.training import cache_writer
-from codd.training.cache import DenoiserCache, shard_path
+from codd.training.cache import DenoiserCache
 from codd.training.processes import launched_group, torchrun_share
+from codd.training.shards import shard_path
 from tests.support.interrupt import interrupt_during
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,10 @@ from codd.checkpoint import has_checkpoint
 from codd.checkpoint import load_checkpoint as load_codd
 from codd.model import CoupledModel
 from codd.training import cache_writer
-from codd.training.cache import DenoiserCache, has_shard, read_layout, shard_numbers
+from codd.training.cache import DenoiserCache
+from codd.training.cache_layout import read_layout
 from codd.training.run_state import RunState
+from codd.training.shards import has_shard, shard_numbers
 from pcircuits.learning import loop as pc_loop
 from pcircuits.learning.checkpoint import load_checkpoint
 from tests.support.coupled import tiny_model

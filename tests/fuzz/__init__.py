@@ -8,7 +8,8 @@ _CIRCUITS = (
 )
 _CODD = (
     *("codd.checkpoint", "codd.pretrained", "codd.members", "codd.denoisers", "codd.modulators"),
-    *("codd.training.cache", "codd.training.corpus", "codd.vocabulary", "codd.published"),
+    *("codd.training.cache", "codd.training.cache_layout", "codd.training.shards"),
+    *("codd.training.corpus", "codd.vocabulary", "codd.published"),
     "codd.viz.page",
 )
 CODD_NAMES = (

@@ -12,7 +12,7 @@ import torch
 
 import pcircuits as pc
 from codd.checkpoint import VERSION
-from codd.training.cache import VERSION as CACHE_VERSION
+from codd.training.cache_layout import VERSION as CACHE_VERSION
 from pcircuits.io.folder import FORMAT_VERSION
 from pcircuits.io.structure_json import STRUCTURE_VERSION
 from tests.data.format.make_states import KINDS, rows

@@ -15,7 +15,8 @@ import codd
 import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
 from codd.denoisers.lora import LoraSettings, add_lora
-from codd.training.cache import CacheSettings, DenoiserCache
+from codd.training.cache import DenoiserCache
+from codd.training.cache_layout import CacheSettings
 from codd.training.cache_writer import plan_cache, write_cache
 from codd.training.cached_loop import CachedTraining, train_cached
 from codd.training.circuit_loop import CircuitTraining, train_circuit
