@@ -13,26 +13,19 @@ weights root = [0.7, 0.3]
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcircuits.errors import CircuitError, FormatError
+from pcircuits.io.text_lines import HEADER, read_lines
+from pcircuits.io.text_scanner import WORD
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
-_HEADER = "pcircuits-text"
-_VERSION = 1
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-_INTEGER = re.compile(r"[0-9]{1,18}")
-_SPACE = re.compile(r"[ \t]*")
-_JSON = json.JSONDecoder()
 _LARGEST_LOG = 700.0  # beyond it exp() would lose a log-weight
 
 
@@ -58,7 +51,7 @@ def to_text(circuit: Circuit | WeightedCircuit) -> str:
     weighted = circuit if isinstance(circuit, WeightedCircuit) else None
     structure = weighted.circuit if weighted else circuit
     assert isinstance(structure, Circuit), "the union has two members"
-    lines = [f"{_HEADER} {_VERSION}"]
+    lines = [HEADER]
     names = {node: _quoted(name) for node, name in structure.node_names.items()}
     for node in structure.nodes:
         lines.append(f"{names[node]} = {_described(structure, node, names)}")
@@ -88,7 +81,7 @@ def from_text(text: str, *, where: str = "text") -> Circuit:
         >>> circuit.num_variables, circuit.num_categories
         (1, 3)
     """
-    return _read(text, where).circuit(where)
+    return read_lines(text, where).circuit(where)
 
 
 def weighted_from_text(text: str, *, where: str = "text") -> WeightedCircuit:
@@ -127,7 +120,7 @@ def weighted_from_text(text: str, *, where: str = "text") -> WeightedCircuit:
         >>> model.log_likelihood(torch.tensor([[1, 1]])).exp().detach()  # 0.3 * 0.8
         tensor([0.2400], dtype=torch.float64)
     """
-    reader = _read(text, where)
+    reader = read_lines(text, where)
     circuit = reader.circuit(where)
     try:
         return WeightedCircuit(circuit, reader.log_weights)
@@ -136,7 +129,7 @@ def weighted_from_text(text: str, *, where: str = "text") -> WeightedCircuit:
 
 
 def _quoted(name: str) -> str:
-    return name if _WORD.fullmatch(name) else json.dumps(name)
+    return name if WORD.fullmatch(name) else json.dumps(name)
 
 
 def _described(circuit: Circuit, node: AnyNode, names: Mapping[AnyNode, str]) -> str:
@@ -183,238 +176,3 @@ def _rounded(values: Any, digits: int) -> Any:
     if isinstance(values, list):
         return [_rounded(value, digits) for value in values]
     return float(f"{values:.{digits}g}")
-
-
-class _Scanner:
-    """Reads one line from left to right."""
-
-    def __init__(self, where: str, text: str, most: int) -> None:
-        self.most = most  # variables; scopes are bit masks, and each variable has a line
-        self._where = where
-        self._text = text
-        self._place = 0
-        self._skip_space()
-
-    def error(self, text: str) -> FormatError:
-        return FormatError(f"{self._where}: {text}")
-
-    def expected(self, what: str) -> FormatError:
-        found = self._text[self._place : self._place + 40]
-        return self.error(f"expected {what}; found {found!r}" if found else f"expected {what}")
-
-    def at_end(self) -> bool:
-        return self._place == len(self._text)
-
-    def take(self, symbol: str) -> bool:
-        """Whether the symbol comes next; if so it is passed."""
-        if not self._text.startswith(symbol, self._place):
-            return False
-        self._pass(self._place + len(symbol))
-        return True
-
-    def symbol(self, symbol: str) -> None:
-        if not self.take(symbol):
-            raise self.expected(repr(symbol))
-
-    def word(self, what: str) -> str:
-        match = _WORD.match(self._text, self._place)
-        if not match:
-            raise self.expected(what)
-        self._pass(match.end())
-        return match.group()
-
-    def name(self, what: str) -> str:
-        """A word, or any text in quotes."""
-        if not self._text.startswith('"', self._place):
-            return self.word(what)
-        value = self.value(what)
-        assert isinstance(value, str), "it begins with a quote"
-        return value
-
-    def integer(self, what: str) -> int:
-        match = _INTEGER.match(self._text, self._place)
-        if not match:
-            raise self.expected(what)
-        self._pass(match.end())
-        return int(match.group())
-
-    def value(self, what: str) -> Any:
-        """A JSON value."""
-        try:
-            value, end = _JSON.raw_decode(self._text, self._place)
-        except (ValueError, RecursionError) as error:
-            raise self.expected(what) from error
-        self._pass(end)
-        return value
-
-    def _pass(self, place: int) -> None:
-        self._place = place
-        self._skip_space()
-
-    def _skip_space(self) -> None:
-        match = _SPACE.match(self._text, self._place)
-        assert match is not None, "it matches nothing too"
-        self._place = match.end()
-
-
-@dataclass
-class _Reader:
-    """What the lines so far have made."""
-
-    nodes: dict[str, AnyNode] = field(default_factory=dict)
-    log_weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def circuit(self, where: str) -> Circuit:
-        if not self.nodes:
-            raise FormatError(f"{where} has no nodes")
-        try:
-            return Circuit(next(reversed(self.nodes.values())))
-        except CircuitError as error:
-            raise FormatError(f"{where}: {error}") from error
-
-    def add(self, line: _Scanner) -> None:
-        """Reads a line."""
-        name = line.name("the name of a node")
-        if name in ("weights", "log_weights") and not line.take("="):
-            self._add_weights(line, is_log=name == "log_weights")
-            return
-        if name not in ("weights", "log_weights"):
-            line.symbol("=")
-        if name in self.nodes:
-            raise line.error(f"node {name!r} is there already")
-        kind = line.word("input, sum, product or kronecker")
-        try:
-            self.nodes[name] = self._node(line, kind, name)
-        except FormatError:
-            raise
-        except CircuitError as error:
-            raise line.error(str(error)) from error
-        if not line.at_end():
-            raise line.expected("the end of the line")
-
-    def _node(self, line: _Scanner, kind: str, name: str) -> AnyNode:
-        if kind == "input":
-            return _input(line, name)
-        if kind not in ("sum", "product", "kronecker"):
-            raise line.error(f"expected input, sum, product or kronecker; found {kind!r}")
-        children = self._children(line)
-        if kind == "sum":
-            return _sum(line, name, children)
-        return (Product if kind == "product" else KroneckerProduct)(*children, name=name)
-
-    def _children(self, line: _Scanner) -> list[AnyNode]:
-        line.symbol("(")
-        children: list[AnyNode] = []
-        while not children or line.take(","):
-            name = line.name("the name of a child")
-            if name not in self.nodes:
-                raise line.error(f"node {name!r} is not defined on a line before")
-            children.append(self.nodes[name])
-        line.symbol(")")
-        return children
-
-    def _add_weights(self, line: _Scanner, *, is_log: bool) -> None:
-        name = line.name("the name of a parameter")
-        line.symbol("=")
-        if name in self.log_weights:
-            raise line.error(f"parameter {name!r} has weights already")
-        value = line.value("weights, a list of numbers or of lists of numbers")
-        try:
-            weights = torch.tensor(value, dtype=torch.float64)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise line.error(f"parameter {name!r}: {error}") from error
-        if not bool((weights < math.inf).all()) or (not is_log and bool((weights < 0).any())):
-            raise line.error(f"parameter {name!r} has a weight that is negative or not finite")
-        self.log_weights[name] = weights if is_log else weights.log()
-        if not line.at_end():
-            raise line.expected("the end of the line")
-
-
-def _read(text: str, where: str) -> _Reader:
-    reader = _Reader()
-    header = False
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if header:
-            reader.add(_Scanner(f"{where}:{number}", line.rstrip(), len(lines)))
-        elif line.split() != [_HEADER, str(_VERSION)]:
-            raise FormatError(f"{where}:{number}: expected '{_HEADER} {_VERSION}'; found {line!r}")
-        header = True
-    return reader
-
-
-def _input(line: _Scanner, name: str) -> Input:
-    variable = line.integer("a variable")
-    if variable >= line.most:
-        raise line.error(
-            f"variable {variable} is too large; {line.most} lines have at most as many variables"
-        )
-    options = _options(line, {"units", "categories", "supports", "parameter"})
-    if "categories" not in options:
-        raise line.error("expected categories=..., the number of categories")
-    return Input(
-        variable,
-        num_units=options.get("units", 1),
-        num_categories=options["categories"],
-        supports=options.get("supports"),
-        parameter=options.get("parameter"),
-        name=name,
-    )
-
-
-def _sum(line: _Scanner, name: str, children: list[AnyNode]) -> Sum:
-    options = _options(line, {"units", "mixing", "weighted", "parameter"})
-    return Sum(
-        *children,
-        num_units=options.get("units", 1),
-        mixing=options.get("mixing", False),
-        weighted=options.get("weighted", True),
-        parameter=options.get("parameter"),
-        name=name,
-    )
-
-
-def _options(line: _Scanner, known: set[str]) -> dict[str, Any]:
-    """The `key=value` after a node, each once."""
-    options: dict[str, Any] = {}
-    while not line.at_end():
-        key = line.word(f"one of {sorted(known)}")
-        if key not in known or key in options:
-            raise line.error(f"expected one of {sorted(known)}, each once; found {key!r}")
-        line.symbol("=")
-        match key:
-            case "units" | "categories":
-                options[key] = line.integer(f"{key}, a number")
-            case "parameter":
-                options[key] = _shared(line)
-            case "supports":
-                options[key] = _supports(line)
-            case _:
-                options[key] = _flag(line, key)
-    return options
-
-
-def _shared(line: _Scanner) -> str | Part:
-    name = line.name("the name of a parameter")
-    if not line.take("["):
-        return name
-    start = line.integer("the start of a part")
-    line.symbol("]")
-    return Part(name, start)
-
-
-def _supports(line: _Scanner) -> tuple[tuple[int, ...], ...]:
-    value = line.value("supports, a list of lists of categories")
-    lists = isinstance(value, list) and all(isinstance(support, list) for support in value)
-    if not lists or not all(type(category) is int for support in value for category in support):
-        raise line.error("supports must be a list of lists of categories")
-    return tuple(tuple(support) for support in value)
-
-
-def _flag(line: _Scanner, key: str) -> bool:
-    word = line.word("true or false")
-    if word not in ("true", "false"):
-        raise line.error(f"{key} must be true or false; found {word!r}")
-    return word == "true"
