@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pcircuits.errors import StructureError
 from pcircuits.structure.scope import Scope
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_A_NAME = "a non-empty string of Unicode characters"
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Part:
     start: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise StructureError(f"a part's name must be a non-empty string; found {self.name!r}")
+        if not _is_name(self.name):
+            raise StructureError(f"a part's name must be {_A_NAME}; found {self.name!r}")
         if not _is_whole(self.start, 0):
             raise StructureError(
                 f"part of {self.name!r}: start must be an integer >= 0, found {self.start!r}"
@@ -332,6 +336,11 @@ def _is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_name(value: object) -> bool:
+    """Whether it is a text that can be written to files: not half of a surrogate pair."""
+    return isinstance(value, str) and value != "" and not _SURROGATES.search(value)
+
+
 def _check_positive(node: object, what: str, value: object) -> None:
     if not _is_whole(value, 1):
         kind, name = type(node).__name__, _named(node)
@@ -339,9 +348,9 @@ def _check_positive(node: object, what: str, value: object) -> None:
 
 
 def _check_string(node: object, what: str, value: object) -> None:
-    if value is not None and (not isinstance(value, str) or not value):
+    if value is not None and not _is_name(value):
         kind = type(node).__name__
-        raise StructureError(f"{kind}: {what} must be a non-empty string or None, found {value!r}")
+        raise StructureError(f"{kind}: {what} must be {_A_NAME} or None, found {value!r}")
 
 
 def _check_parameter(node: object, value: object, *, allowed: bool) -> None:

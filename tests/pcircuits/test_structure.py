@@ -94,6 +94,10 @@ BAD_NODES: dict[str, tuple[Callable[[], object], str]] = {
     "product of nothing": (lambda: pc.Product(name="p"), r"Product, name='p': .* found none"),
     "sum of nothing": (lambda: pc.Sum(num_units=1), "Sum: expected at least one child"),
     "child not a node": (lambda: pc.Product(_input(), 3), "children must be nodes, found int"),
+    "half a character": (
+        lambda: _input(0, parameter="w\ud800"),
+        r"parameter must be a non-empty string of Unicode characters or None, found 'w\\ud800'",
+    ),
     "sum without units": (lambda: pc.Sum(_input(), num_units=0), "num_units must be .* found 0"),
     "overlap": (
         lambda: pc.Product(_input(0, name="a"), _input(0, name="b"), name="p"),
