@@ -28,7 +28,8 @@ class Growth:
         memory_percent_an_hour: Its growth, in percent of that.
         memory_percent: Growth of its median from the second quarter to the last.
         step_ms: Median time of a round in the middle.
-        step_percent: Change of the median time of a round from the second quarter to the last.
+        step_percent: Change of the median time of a round from the second quarter to the last, in
+            times of a fixed piece of work beside it: other programs slow down both.
     """
 
     seconds: float
@@ -44,11 +45,12 @@ class Growth:
 def run_for(seconds: float, say: Callable[[str], None] = lambda line: None) -> Growth:
     """Trains by EM and by gradient and generates, again and again."""
     work = _Work()
-    started, samples = time.monotonic(), list[tuple[float, float, float]]()
+    started, samples = time.monotonic(), list[tuple[float, float, float, float]]()
     while (now := time.monotonic() - started) < seconds or len(samples) < 8:
         begun = time.process_time()
         work.round()
-        samples.append((now, _resident(), time.process_time() - begun))
+        taken = time.process_time() - begun
+        samples.append((now, _resident(), taken, taken / _yardstick()))
         if len(samples) % 500 == 0:
             say(f"{now:6.0f} s  {len(samples)} rounds  {samples[-1][1]:.1f} MB")
     return _fitted(np.array(samples), work.generations)
@@ -77,6 +79,15 @@ class _Work:
         self.generations += len(prompts)
 
 
+def _yardstick() -> float:
+    """Seconds of work that is the same each time: tensors of a few numbers, one after the other."""
+    begun = time.process_time()
+    state, table = torch.zeros(64), torch.full((64, 64), 0.01)
+    for _ in range(1500):
+        state = torch.logsumexp(table + state, dim=-1)
+    return time.process_time() - begun
+
+
 def _resident() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -87,7 +98,7 @@ def _fitted(samples: Any, generations: int) -> Growth:
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
     late = samples[len(samples) // 2 :]
     slope = np.polyfit(late[:, 0], late[:, 1], 1)[0]  # megabytes a second
-    memory, step = np.median(second[:, 1]), np.median(second[:, 2])
+    memory, step, share = np.median(second[:, 1:], axis=0)
     return Growth(
         seconds=round(float(samples[-1, 0]), 1),
         rounds=len(samples),
@@ -96,5 +107,5 @@ def _fitted(samples: Any, generations: int) -> Growth:
         memory_percent_an_hour=round(float(slope * 3600 / memory * 100), 3),
         memory_percent=round(float((np.median(last[:, 1]) / memory - 1) * 100), 3),
         step_ms=round(float(step * 1000), 2),
-        step_percent=round(float((np.median(last[:, 2]) / step - 1) * 100), 2),
+        step_percent=round(float((np.median(last[:, 3]) / share - 1) * 100), 2),
     )
