@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +60,14 @@ def compile_circuit(circuit: Circuit) -> Plan:
     rows = {name: _rows(circuit, name) for name in circuit.parameter_shapes}
     named = {circuit.node_names[node]: place for node, place in places.items()}
     return Plan(circuit, tuple(layers), circuit.parameter_shapes, rows, named)
+
+
+def _reduced(plan: Plan) -> tuple[Any, ...]:
+    return compile_circuit, (plan.circuit,)
+
+
+# For other processes: what is made of a circuit depends on nothing else.
+copyreg.pickle(Plan, _reduced)
 
 
 def _rows(circuit: Circuit, name: str) -> int | np.ndarray:

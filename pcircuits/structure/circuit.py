@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from pcircuits.errors import StructureError
 from pcircuits.structure.nodes import (
@@ -138,6 +139,13 @@ class Circuit:
         """
         return {name: _rows(nodes) for name, nodes in self.parameter_owners.items()}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Nodes one after the other: recursion from the root would go deeper than Python's stack.
+        place = {node: i for i, node in enumerate(self.nodes)}
+        children = [[place[child] for child in node.children] for node in self.nodes]
+        own = [{k: v for k, v in vars(node).items() if k != "children"} for node in self.nodes]
+        return _restored, ([type(node) for node in self.nodes], own, children)
+
     def __deepcopy__(self, memo: dict[int, object]) -> Circuit:
         # Immutable, and too deep to copy by recursion.
         return self
@@ -150,6 +158,20 @@ class Circuit:
 
 
 _KIND = {Input: "input", Product: "product", KroneckerProduct: "kronecker", Sum: "sum"}
+
+
+def _restored(
+    kinds: list[type[AnyNode]], states: list[dict[str, Any]], children: list[list[int]]
+) -> Circuit:
+    """A circuit from the kinds of its nodes, what they hold, and places of their children."""
+    nodes: list[AnyNode] = []
+    for kind, state, places in zip(kinds, states, children, strict=True):
+        node = object.__new__(kind)
+        vars(node).update(state)
+        if places:
+            vars(node)["children"] = tuple(nodes[i] for i in places)
+        nodes.append(node)
+    return Circuit(nodes[-1])
 
 
 def _children_first(root: AnyNode) -> Iterator[AnyNode]:

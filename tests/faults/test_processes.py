@@ -135,6 +135,7 @@ def test_a_spawned_process_gives_the_same_answer(tmp_path: Path) -> None:
     rows = torch.zeros(3, 4, dtype=torch.long)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_of_folder, (tmp_path, rows)) == _likelihoods(model, rows)
+        assert pool.apply(_likelihoods, (model, rows)) == _likelihoods(model, rows)
 
 
 @pytest.mark.parametrize("name", ["codd", "pcircuits"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor
 
 import pcircuits as pc
+from tests.support.circuits import SEEDS, circuits
 from tests.support.evidence import random_potentials, random_values
 
 PROBABILITIES = {
@@ -207,6 +210,23 @@ def test_dtype_and_state_follow_torchs_habits() -> None:
         other.log_likelihood(values).double(), model.log_likelihood(values), rtol=1e-5, atol=1e-5
     )
     assert not torch.equal(copied.log_likelihood(values), model.log_likelihood(values))
+
+
+@settings(deadline=None, max_examples=30)
+@given(circuits(), SEEDS)
+def test_a_pickled_model_is_the_same_model(circuit: pc.Circuit, seed: int) -> None:
+    """As other processes are given it; files are written by `save`."""
+    model = pc.CircuitModel(circuit, seed=seed)
+    sent = pickle.loads(pickle.dumps(model))
+    assert pc.structure_to_json(sent.circuit) == pc.structure_to_json(circuit)
+    assert sent.plan.num_folds == model.plan.num_folds
+    values = random_values(circuit, 3, torch.Generator().manual_seed(seed))
+    assert torch.equal(sent.log_likelihood(values), model.log_likelihood(values))
+
+
+def test_a_pickled_circuit_may_be_deeper_than_the_stack() -> None:
+    circuit = pc.families.hmm(3_000, num_states=2, num_categories=2)
+    assert len(pickle.loads(pickle.dumps(circuit)).nodes) == len(circuit.nodes)
 
 
 def test_prepared_parameters_are_a_snapshot() -> None:
