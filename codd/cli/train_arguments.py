@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from codd.cli.inputs import add_corpus, add_number, add_threads, told
+from codd.cli.presets import add_preset, add_preset_number
 from codd.cli.recipe import JOINT, STAGES
 from codd.denoisers.transformer import TransformerConfig
 from codd.modulators.registry import MODULATORS
 from codd.training.cache_layout import CacheSettings
-from codd.training.circuit_loop import CircuitTraining
 from codd.training.coupling_loop import CouplingTraining
 from codd.training.denoiser_config import DenoiserTraining
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stage", choices=("all", *STAGES, JOINT), default="all", help=told("what to train")
     )
+    add_preset(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -76,17 +77,17 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     add_number(
         group, "--block", DenoiserTraining.block_length, "tokens of a block, at most --window"
     )
-    add_number(group, "--width", TransformerConfig.width, "width of the denoiser")
-    add_number(group, "--layers", TransformerConfig.num_layers, "layers of the denoiser")
-    add_number(group, "--heads", TransformerConfig.num_heads, "attention heads of the denoiser")
-    add_number(group, "--states", CircuitTraining.num_states, "hidden states of the circuit")
+    add_preset_number(group, "--width", "width of the denoiser")
+    add_preset_number(group, "--layers", "layers of the denoiser")
+    add_preset_number(group, "--heads", "attention heads of the denoiser")
+    add_preset_number(group, "--states", "hidden states of the circuit")
     group.add_argument(
         "--modulator",
         choices=MODULATORS,
         default="latent",
         help=told("how the denoiser's hidden states steer the circuit; static: not at all"),
     )
-    add_number(group, "--rank", 64, "width of the modulator's bottlenecks")
+    add_preset_number(group, "--rank", "width of the modulator's bottlenecks")
     group.add_argument(
         "--dtype",
         choices=("float32", "float16"),
@@ -138,13 +139,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--train-circuit", action="store_true", help="train the circuit along in the third stage"
     )
-    steps = {"denoiser": DenoiserTraining.steps, "circuit": CircuitTraining.steps, "coupling": 450}
-    rows = {
-        "denoiser": DenoiserTraining.batch_size,
-        "circuit": CircuitTraining.batch_size,
-        "coupling": CouplingTraining.batch_size,
-    }
     for stage in STAGES:
-        add_number(group, f"--{stage}-steps", steps[stage], f"steps of the {stage} stage")
-        add_number(group, f"--{stage}-batch", rows[stage], f"windows a step of the {stage} stage")
+        add_preset_number(group, f"--{stage}-steps", f"steps of the {stage} stage")
+        add_preset_number(group, f"--{stage}-batch", f"windows a step of the {stage} stage")
     add_number(group, "--seed", 0, "seed of everything random")

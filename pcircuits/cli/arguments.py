@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pcircuits.cli.codebook import Codebook, read_names
 from pcircuits.cli.models import READERS
 from pcircuits.cli.tables import read_table
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.structure.circuit import Circuit
 
-DATA_HELP = "rows of categories: .csv, .tsv, .npy, .npz or .parquet; missing: empty, -1 or NaN"
+DATA_HELP = (
+    "rows of categories, numbers from 0 or words: .csv, .tsv, .npy, .npz or .parquet; missing: "
+    "empty, ?, NA, none or -1"
+)
 
 
 def new_parser(
@@ -63,7 +67,7 @@ def add_given(parser: Any) -> None:
         "--given",
         nargs="+",
         metavar="VARIABLE=CATEGORY",
-        help="observed variables by number, for example 0=1 3=0",
+        help="what is observed, by names or by numbers, for example rain=yes 3=0",
     )
 
 
@@ -80,19 +84,20 @@ class Known:
 
     Attributes:
         evidence: None if nothing is known.
-        names: L names.
+        codebook: What they and their categories are called.
     """
 
     evidence: Evidence | None
-    names: list[str]
+    codebook: Codebook
 
 
 def what_is_known(
-    circuit: Circuit, data: Path | None, key: str | None, given: Sequence[str] | None
+    model: Path, circuit: Circuit, data: Path | None, key: str | None, given: Sequence[str] | None
 ) -> Known:
     """What a data file or `--given` say.
 
     Args:
+        model: Where the circuit was read from.
         circuit: What it is about.
         data: Data file, or None.
         key: Key of an NPZ file, or None.
@@ -107,33 +112,55 @@ def what_is_known(
         raise EvidenceError("expected a data file or --given; found both")
     if data is None and key is not None:
         raise EvidenceError(f"--key {key}: expected an .npz data file with it; found none")
-    names = [f"X{i}" for i in range(circuit.num_variables)]
+    named = read_names(model, circuit)
+    codebook = named or Codebook.numbered(circuit)
     if data is None:
-        return Known(None if given is None else _assigned(circuit, given), names)
+        return Known(None if given is None else _assigned(circuit, codebook, given), codebook)
     table = read_table(data, key)
     if table.values.shape[1] != circuit.num_variables:
         raise EvidenceError(
             f"{data} has {table.values.shape[1]} columns; the model has "
             f"{circuit.num_variables} variables"
         )
-    return Known(table.evidence(), list(table.names or names))
+    if named is not None:
+        return Known(table.coded_by(named).evidence(), named)
+    if table.codebook is not None and any(table.codebook.words):
+        raise EvidenceError(
+            f"{data} holds words; {model} does not say which categories they stand for, as models "
+            f"do that `pcircuits fit` learns from words"
+        )
+    return Known(table.evidence(), table.codebook or codebook)
 
 
-def _assigned(circuit: Circuit, given: Sequence[str]) -> Evidence:
+def _assigned(circuit: Circuit, codebook: Codebook, given: Sequence[str]) -> Evidence:
     """Evidence about one example."""
     values = torch.zeros(1, circuit.num_variables, dtype=torch.long)
     observed = torch.zeros(1, circuit.num_variables, dtype=torch.bool)
     for text in given:
-        left, _, right = text.partition("=")
-        if not (left.isdecimal() and right.isdecimal()):
+        left, sign, right = text.rpartition("=")
+        if not (left and sign and right):
             raise EvidenceError(f"--given: expected VARIABLE=CATEGORY like 3=1; found {text!r}")
-        variable, category = int(left), int(right)
-        if variable >= circuit.num_variables or category >= circuit.categories[variable]:
-            raise EvidenceError(
-                f"--given {text}: expected a variable of 0 .. {circuit.num_variables - 1} and one "
-                f"of its categories"
-            )
+        variable = _told(f"--given {text}", codebook.variable, left)
+        count = circuit.categories[variable]
+        category = _told(f"--given {text}", codebook.category, variable, right, count)
         if observed[0, variable]:
-            raise EvidenceError(f"--given: variable {variable} is given twice")
+            raise EvidenceError(f"--given: variable {left} is given twice")
         values[0, variable], observed[0, variable] = category, True
     return Evidence(values, observed)
+
+
+def numbers_of(option: str, codebook: Codebook, variables: Sequence[str] | None) -> tuple[int, ...]:
+    """The variables that an option names, by name or by number.
+
+    Raises:
+        EvidenceError: If there is no such variable.
+    """
+    return tuple(_told(option, codebook.variable, text) for text in variables or ())
+
+
+def _told(option: str, find: Callable[..., int], *asked: object) -> int:
+    """What `find` finds; its error tells the option."""
+    try:
+        return find(*asked)
+    except EvidenceError as error:
+        raise EvidenceError(f"{option}: {error}") from error

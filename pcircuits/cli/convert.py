@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pcircuits.cli.arguments import add_model, new_parser
-from pcircuits.cli.models import WRITERS, read_model, write_model, written_kind
+from pcircuits.cli.codebook import read_names, write_names
+from pcircuits.cli.models import FOLDER, WRITERS, read_model, write_model, written_kind
 from pcircuits.errors import FormatError
 
 
@@ -31,10 +32,13 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         FormatError: If a format is not known or cannot hold the circuit, or OUT is there already.
     """
-    written_kind(args.output)
+    kind = written_kind(args.output)
     if args.output.exists():
         raise FormatError(f"{args.output} is there already; choose another name or remove it")
     weighted = read_model(args.model)
+    codebook = read_names(args.model, weighted.circuit)
     write_model(args.output, weighted)
+    if codebook is not None and kind == FOLDER:
+        write_names(args.output, codebook)
     print(f"wrote {args.output}: {weighted.circuit!r}")
     return 0

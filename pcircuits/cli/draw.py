@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,59 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from pcircuits import viz
-from pcircuits.cli.arguments import add_given, add_model, new_parser, what_is_known
+from pcircuits.cli.arguments import Known, add_given, add_model, new_parser, what_is_known
 from pcircuits.cli.models import read_model
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.errors import FormatError
-from pcircuits.execute.evidence import Evidence
 from pcircuits.module import CircuitModel
 from pcircuits.parameters import WeightedCircuit
 from pcircuits.viz.save import FORMATS
 
-Picture = Callable[[WeightedCircuit, Evidence | None, str], Axes]
-PICTURES: dict[str, Picture] = {
-    "circuit": lambda weighted, given, detail: viz.draw(weighted, detail=detail),
-    "regions": lambda weighted, given, detail: viz.regions(weighted),
-    "marginals": lambda weighted, given, detail: viz.marginals(CircuitModel.of(weighted), given),
-    "dependencies": lambda weighted, given, detail: viz.dependencies(
-        CircuitModel.of(weighted), given
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is drawn.
+
+    Attributes:
+        weighted: The circuit.
+        known: What is known of its variables, and how they are called.
+        detail: How much of the circuit.
+    """
+
+    weighted: WeightedCircuit
+    known: Known
+    detail: str
+
+    @property
+    def model(self) -> CircuitModel:
+        """The circuit as a model."""
+        return CircuitModel.of(self.weighted)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the variables are called."""
+        return self.known.codebook.names
+
+    def categories(self) -> list[list[str]]:
+        """What the categories of every variable are called."""
+        sizes = self.weighted.circuit.categories
+        return [self.known.codebook.labels(i, size) for i, size in enumerate(sizes)]
+
+
+PICTURES: dict[str, Callable[[Subject], Axes]] = {
+    "circuit": lambda s: viz.draw(s.weighted, detail=s.detail, variable_names=s.names),
+    "regions": lambda s: viz.regions(s.weighted, variable_names=s.names),
+    "marginals": lambda s: viz.marginals(
+        s.model, s.known.evidence, variable_names=s.names, category_names=s.categories()
     ),
-    "dependency-graph": lambda weighted, given, detail: viz.dependency_graph(
-        CircuitModel.of(weighted), given
+    "dependencies": lambda s: viz.dependencies(s.model, s.known.evidence, variable_names=s.names),
+    "dependency-graph": lambda s: viz.dependency_graph(
+        s.model, s.known.evidence, variable_names=s.names
     ),
-    "transition": lambda weighted, given, detail: viz.transition(CircuitModel.of(weighted)),
-    "emission": lambda weighted, given, detail: viz.emission(CircuitModel.of(weighted)),
-    "states": lambda weighted, given, detail: viz.states(CircuitModel.of(weighted)),
-    "cost": lambda weighted, given, detail: viz.plan_cost(compile_circuit(weighted.circuit)),
+    "transition": lambda s: viz.transition(s.model),
+    "emission": lambda s: viz.emission(s.model),
+    "states": lambda s: viz.states(s.model),
+    "cost": lambda s: viz.plan_cost(compile_circuit(s.weighted.circuit)),
 }
 """Name on the command line -> picture; a new one is one line here."""
 _WITH_EVIDENCE = ("marginals", "dependencies", "dependency-graph")
@@ -80,9 +110,10 @@ def run(args: argparse.Namespace) -> int:
     if args.given is not None and args.picture not in _WITH_EVIDENCE:
         raise FormatError(f"--given is for {', '.join(_WITH_EVIDENCE)}; found {args.picture!r}")
     weighted = read_model(args.model)
-    given = what_is_known(weighted.circuit, None, None, args.given).evidence
+    known = what_is_known(args.model, weighted.circuit, None, None, args.given)
     matplotlib.use("Agg")  # only files are written: no window system is needed
-    viz.save(PICTURES[args.picture](weighted, given, args.detail or "auto"), args.output)
+    subject = Subject(weighted, known, args.detail or "auto")
+    viz.save(PICTURES[args.picture](subject), args.output)
     pyplot.close("all")
     print(f"wrote {args.output}")
     return 0

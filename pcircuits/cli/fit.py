@@ -11,6 +11,7 @@ import torch
 
 from pcircuits.cli.algorithms import ALGORITHMS, Task
 from pcircuits.cli.arguments import DATA_HELP, add_seed, new_parser
+from pcircuits.cli.codebook import NAMES, write_names
 from pcircuits.cli.families import DEFAULTS, FAMILIES, Family, build_model
 from pcircuits.cli.tables import Table, read_table
 from pcircuits.errors import EvidenceError, FormatError
@@ -20,7 +21,8 @@ from pcircuits.learning.history import History
 from pcircuits.module import CircuitModel
 
 CHECKPOINT, HISTORY = "checkpoint", "history.csv"
-_WRITTEN = ("circuit.json", CHECKPOINT, HISTORY)
+_FEW_CATEGORIES = 50
+_WRITTEN = ("circuit.json", CHECKPOINT, HISTORY, NAMES)
 
 
 def add_parser(commands: Any) -> None:
@@ -64,9 +66,12 @@ def run(args: argparse.Namespace) -> int:
     _refuse_to_overwrite(args)
     train, valid = _read(args)
     model = _model(args, train, valid)
+    _tell(train, model)
     args.output.mkdir(parents=True, exist_ok=True)
     history = _fit(args, model, train, valid)
     model.save(args.output)
+    if train.codebook is not None:
+        write_names(args.output, train.codebook)
     write_atomically(args.output / HISTORY, history.csv().encode())
     _report(args, model, history)
     if history.stopped == "interrupted":
@@ -94,7 +99,16 @@ def _read(args: argparse.Namespace) -> tuple[Table, Table | None]:
         raise EvidenceError(
             f"{path} has {valid.values.shape[1]} columns; {args.data} has {train.values.shape[1]}"
         )
-    return train, valid
+    return _alike(train, valid)
+
+
+def _alike(train: Table, valid: Table) -> tuple[Table, Table]:
+    """Both with the same numbers for the same words; what only the held-out rows say comes last."""
+    if train.codebook is None or valid.codebook is None:
+        return train, valid
+    ordered = valid.codebook.ordered(train.codebook.names)
+    codebook = train.codebook if ordered is None else train.codebook.joined(ordered)
+    return train.coded_by(codebook), valid.coded_by(codebook)
 
 
 def _model(args: argparse.Namespace, train: Table, valid: Table | None) -> CircuitModel:
@@ -141,6 +155,18 @@ def _fit(
         },
     )
     return ALGORITHMS[args.algorithm].fit(task)
+
+
+def _tell(train: Table, model: CircuitModel) -> None:
+    """Says what was read, and which columns look like no variable at all."""
+    rows, sizes = len(train.values), model.circuit.categories
+    span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+    print(f"{train.path}: {rows:,} rows of {len(sizes):,} variables with {span} categories")
+    names = None if train.codebook is None else train.codebook.names
+    for variable, size in enumerate(sizes):
+        if size > max(_FEW_CATEGORIES, rows // 2):
+            name = f"column {variable + 1}" if names is None else f"column {names[variable]!r}"
+            print(f"note: {name} has {size:,} categories in {rows:,} rows; is it an identifier?")
 
 
 def _report(args: argparse.Namespace, model: CircuitModel, history: History) -> None:

@@ -14,11 +14,12 @@ from pcircuits.cli.arguments import (
     add_model,
     add_seed,
     new_parser,
+    numbers_of,
     what_is_known,
 )
 from pcircuits.cli.models import read_model
 from pcircuits.cli.questions import KINDS, Question, answer, check_options
-from pcircuits.cli.tables import check_output, write_result
+from pcircuits.cli.results import check_output, write_result
 from pcircuits.compile.compiler import compile_circuit
 from pcircuits.compile.plan import Plan
 from pcircuits.execute.evidence import Evidence
@@ -26,6 +27,7 @@ from pcircuits.execute.prepare import PreparedParameters, prepare
 from pcircuits.parameters import WeightedCircuit
 
 _METHODS = ("local_search", "max_product", "branch_and_bound")
+_NAMED = "by name or by number"
 
 
 def add_parser(commands: Any) -> None:
@@ -62,8 +64,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", type=int, nargs="+", metavar="VARIABLE", help="by number")
-    parser.add_argument("--condition", type=int, nargs="+", metavar="VARIABLE", help="by number")
+    parser.add_argument("--target", nargs="+", metavar="VARIABLE", help=_NAMED)
+    parser.add_argument("--condition", nargs="+", metavar="VARIABLE", help=_NAMED)
     parser.add_argument("--other", type=Path, metavar="MODEL", help="a model to compare with")
     parser.add_argument(
         "--method", choices=_METHODS, help=f"search of --query map; default {_METHODS[0]}"
@@ -87,14 +89,14 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output)
     weighted = read_model(args.model)
     plan = compile_circuit(weighted.circuit)
-    known = what_is_known(plan.circuit, args.data, args.key, args.given)
+    known = what_is_known(args.model, plan.circuit, args.data, args.key, args.given)
     question = Question(
         plan=plan,
         parameters=_prepared(plan, weighted),
         evidence=known.evidence or Evidence(),
-        names=known.names,
-        target=tuple(args.target or ()),
-        condition=tuple(args.condition or ()),
+        codebook=known.codebook,
+        target=numbers_of("--target", known.codebook, args.target),
+        condition=numbers_of("--condition", known.codebook, args.condition),
         method=args.method or _METHODS[0],
         other=None if args.other is None else _other(args.other),
         num_samples=args.samples or 0,

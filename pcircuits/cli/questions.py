@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pcircuits import queries
-from pcircuits.cli.tables import Result
+from pcircuits.cli.codebook import Codebook
+from pcircuits.cli.results import Result
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.evidence import Evidence
@@ -26,7 +27,7 @@ class Question:
         plan: The compiled circuit.
         parameters: Its parameters.
         evidence: What is known of N examples.
-        names: L names of the variables.
+        codebook: What the variables and their categories are called.
         target: Variables that are asked about, where the question has some.
         condition: Variables that are conditioned on, where the question has some.
         method: How to search for the most probable values.
@@ -38,7 +39,7 @@ class Question:
     plan: Plan
     parameters: PreparedParameters
     evidence: Evidence
-    names: list[str]
+    codebook: Codebook
     target: tuple[int, ...]
     condition: tuple[int, ...]
     method: str
@@ -103,8 +104,8 @@ def _log_likelihood(q: Question) -> Result:
 def _marginals(q: Question) -> Result:
     found = _numpy(queries.marginals(q.plan, q.parameters, q.evidence))
     columns = {
-        f"{name}={category}": found[:, variable, category]
-        for variable, name in enumerate(q.names)
+        f"{name}={q.codebook.label(variable, category)}": found[:, variable, category]
+        for variable, name in enumerate(q.codebook.names)
         for category in range(q.plan.circuit.categories[variable])
     }
     return Result(columns, found)
@@ -113,7 +114,7 @@ def _marginals(q: Question) -> Result:
 def _map(q: Question) -> Result:
     found = queries.map(q.plan, q.parameters, q.evidence, method=q.method, generator=q.generator)
     values = found.values.cpu().numpy()
-    columns = dict(zip(q.names, values.T, strict=True))
+    columns = q.codebook.spelled(values)
     columns["log_probability"] = _numpy(found.log_probability)
     columns["upper_bound"] = _numpy(found.upper_bound)
     columns["exact"] = found.exact.cpu().numpy()
@@ -128,7 +129,10 @@ def _conditional(q: Question) -> Result:
     sizes = [range(q.plan.circuit.categories[variable]) for variable in variables]
     columns = {}
     for index in product(*sizes):
-        texts = [f"{q.names[v]}={c}" for v, c in zip(variables, index, strict=True)]
+        texts = [
+            f"{q.codebook.names[v]}={q.codebook.label(v, c)}"
+            for v, c in zip(variables, index, strict=True)
+        ]
         given, asked = texts[: len(q.condition)], texts[len(q.condition) :]
         title = " ".join([*asked, *(["|", *given] if given else [])])
         columns[title] = np.moveaxis(found, 0, -1)[index]
@@ -154,13 +158,13 @@ def _mutual_information(q: Question) -> Result:
     found = _numpy(queries.mutual_information(q.plan, q.parameters, q.evidence))
     if len(found) == 1:
         # One example: the matrix itself is the table.
-        table = {"variable": np.array(q.names)}
-        table |= {name: found[0, :, j] for j, name in enumerate(q.names)}
+        table = {"variable": np.array(q.codebook.names)}
+        table |= {name: found[0, :, j] for j, name in enumerate(q.codebook.names)}
         return Result(table, found)
     columns = {
-        f"{q.names[i]} {q.names[j]}": found[:, i, j]
-        for i in range(len(q.names))
-        for j in range(i + 1, len(q.names))
+        f"{q.codebook.names[i]} {q.codebook.names[j]}": found[:, i, j]
+        for i in range(len(q.codebook.names))
+        for j in range(i + 1, len(q.codebook.names))
     }
     return Result(columns, found)
 
@@ -171,9 +175,9 @@ def _most_informative(q: Question) -> Result:
     found = queries.most_informative(q.plan, q.parameters, q.target, q.evidence)
     best = found.variable.cpu().numpy()
     information = _numpy(found.information)
-    columns = {"variable": np.array(["" if i < 0 else q.names[i] for i in best])}
+    columns = {"variable": np.array(["" if i < 0 else q.codebook.names[i] for i in best])}
     for place, variable in enumerate(found.candidates):
-        columns[q.names[variable]] = information[:, place]
+        columns[q.codebook.names[variable]] = information[:, place]
     return Result(columns, information)
 
 

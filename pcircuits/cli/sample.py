@@ -18,7 +18,7 @@ from pcircuits.cli.arguments import (
     what_is_known,
 )
 from pcircuits.cli.models import read_model
-from pcircuits.cli.tables import check_output, value_table, write_result
+from pcircuits.cli.results import Result, check_output, write_result
 from pcircuits.compile.compiler import compile_circuit
 
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output)
     weighted = read_model(args.model)
     plan = compile_circuit(weighted.circuit)
-    known = what_is_known(plan.circuit, args.data, args.key, args.given)
+    known = what_is_known(args.model, plan.circuit, args.data, args.key, args.given)
     drawn = queries.sample(
         plan,
         weighted.log_weights,
@@ -78,5 +78,5 @@ def run(args: argparse.Namespace) -> int:
         generator=torch.Generator().manual_seed(args.seed),
     )
     values = drawn.reshape(-1, plan.num_variables).numpy()
-    write_result(args.output, value_table(values, known.names))
+    write_result(args.output, Result(known.codebook.spelled(values), values))
     return 0

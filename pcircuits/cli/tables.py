@@ -1,9 +1,7 @@
-"""Data files: rows of categories in CSV, TSV, NPY, NPZ and Parquet, read and written."""
+"""Data files: rows of categories in CSV, TSV, NPY, NPZ and Parquet."""
 
 from __future__ import annotations
 
-import csv
-import importlib
 import io
 import math
 import struct
@@ -11,8 +9,8 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcircuits.cli.cells import Columns, named_columns, read_delimited
+from pcircuits.cli.codebook import Codebook
+from pcircuits.cli.optional import pandas
 from pcircuits.errors import FormatError
 from pcircuits.execute.evidence import Evidence
-from pcircuits.files import read_bytes, read_text, write_atomically
-
-_MISSING = frozenset({"", "nan", "na", "none", "null", "?", "-1"})
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+from pcircuits.files import read_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +31,16 @@ class Table:
     """Rows of categories, some of them missing.
 
     Attributes:
+        path: The file.
         values: (N, L) int64; 0 where missing.
         observed: (N, L) bool, False = missing.
-        names: L names of the variables, if the file has some.
+        codebook: What the file calls variables and categories, if it names them.
     """
 
+    path: Path
     values: Tensor
     observed: Tensor
-    names: tuple[str, ...] | None
+    codebook: Codebook | None
 
     def evidence(self) -> Evidence:
         """What the rows say, for queries and learning."""
@@ -50,24 +50,46 @@ class Table:
         """Number of categories of every variable, as far as the rows show: at least two."""
         return (self.values.amax(0) + 1).clamp_min(2).tolist()
 
+    def coded_by(self, codebook: Codebook) -> Table:
+        """The table with the categories' numbers, and the order of variables, of another codebook.
 
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a command computed about N rows.
+        Raises:
+            FormatError: If the variables have other names, or a word is not known there.
+        """
+        if self.codebook is None:
+            return replace(self, codebook=codebook)
+        if sorted(self.codebook.names) != sorted(codebook.names):
+            missing = sorted(set(codebook.names) - set(self.codebook.names))
+            raise FormatError(
+                f"{self.path}: expected the columns {', '.join(codebook.names)}; found "
+                f"{', '.join(self.codebook.names)}" + (f"; missing: {missing}" if missing else "")
+            )
+        order = [self.codebook.names.index(name) for name in codebook.names]
+        values, observed = self.values[:, order], self.observed[:, order]
+        for variable, place in enumerate(order):
+            words = self.codebook.words[place]
+            if words is not None:
+                numbers = self._numbers_of(words, variable, codebook)
+                values[:, variable] = numbers[values[:, variable]]
+        return Table(self.path, values.masked_fill(~observed, 0), observed, codebook)
 
-    Attributes:
-        columns: Name -> (N,) numbers, as a table shows them.
-        array: The numbers in their natural shape, as an NPY file holds them.
-    """
-
-    columns: dict[str, np.ndarray]
-    array: np.ndarray
+    def _numbers_of(self, words: tuple[str, ...], variable: int, codebook: Codebook) -> Tensor:
+        known = codebook.words[variable] or ()
+        for word in words:
+            if word not in known:
+                expected = f"one of {', '.join(known)}" if known else "numbers, as learned from"
+                raise FormatError(
+                    f"{self.path}: column {codebook.names[variable]!r} holds {word!r}; expected "
+                    f"{expected}"
+                )
+        return torch.tensor([known.index(word) for word in words])
 
 
 def read_table(path: Path, key: str | None = None) -> Table:
     """Reads rows of categories, one variable a column.
 
-    Missing are empty cells, -1 and NaN. The first row of a text file may name the variables.
+    Missing are empty cells, -1 and NaN. A text file whose first row is no data names the variables;
+    then a column may hold words, whose alphabetical order numbers the categories.
 
     Args:
         path: A .csv, .tsv, .npy, .npz or .parquet file.
@@ -75,61 +97,23 @@ def read_table(path: Path, key: str | None = None) -> Table:
 
     Raises:
         FormatError: If the file cannot be read, is of another kind, or holds something else than
-            categories 0, 1, 2, ...; the message names the cell.
+            categories; the message names the cell.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise FormatError(f"{path}: expected one of {', '.join(_READERS)}; found {path.suffix!r}")
     if key is not None and path.suffix.lower() != ".npz":
         raise FormatError(f"{path}: only .npz files have keys; found key {key!r}")
-    numbers, names = reader(path, key)
-    if numbers.ndim != 2 or 0 in numbers.shape:
-        raise FormatError(f"{path}: expected rows and columns; found shape {numbers.shape}")
-    return _table(path, numbers, names)
+    columns = reader(path, key)
+    if columns.numbers.ndim != 2 or 0 in columns.numbers.shape:
+        raise FormatError(f"{path}: expected rows and columns; found shape {columns.numbers.shape}")
+    return _table(path, columns)
 
 
-def write_result(path: Path | None, result: Result) -> None:
-    """Writes what was computed, in one step, or prints it as CSV.
-
-    Args:
-        path: A .csv, .tsv, .npy, .npz or .parquet file; None: standard output.
-        result: What was computed.
-
-    Raises:
-        FormatError: If the file is of another kind, or Parquet without pandas.
-    """
-    if path is None:
-        print(_text(result, ",").decode(), end="")
-        return
-    check_output(path)
-    write_atomically(path, _WRITERS[path.suffix.lower()](result))
-
-
-def check_output(path: Path | None) -> None:
-    """Checks, before any work is done, that a result can be written.
-
-    Raises:
-        FormatError: If the file's kind is not known, its library or its folder missing.
-    """
-    if path is None:
-        return
-    if path.suffix.lower() not in _WRITERS:
-        raise FormatError(f"{path}: expected one of {', '.join(_WRITERS)}; found {path.suffix!r}")
-    if path.suffix.lower() == ".parquet":
-        _pandas()
-    if not path.parent.is_dir():
-        raise FormatError(f"{path}: the folder {path.parent} does not exist")
-
-
-def value_table(values: np.ndarray, names: Sequence[str]) -> Result:
-    """Rows of categories (N, L) as a result."""
-    return Result(dict(zip(names, values.T, strict=True)), values)
-
-
-def _table(path: Path, numbers: np.ndarray, names: tuple[str, ...] | None) -> Table:
-    if numbers.dtype.kind not in "buif":
-        raise FormatError(f"{path}: expected numbers; found {numbers.dtype}")
-    numbers = numbers.astype(np.float64)
+def _table(path: Path, columns: Columns) -> Table:
+    if columns.numbers.dtype.kind not in "buif":
+        raise FormatError(f"{path}: expected numbers; found {columns.numbers.dtype}")
+    numbers = columns.numbers.astype(np.float64)
     missing = np.isnan(numbers) | (numbers == -1)
     filled = np.where(missing, 0.0, numbers)
     wrong = (filled < 0) | (filled != np.floor(filled)) | (filled > 2**31)
@@ -137,10 +121,11 @@ def _table(path: Path, numbers: np.ndarray, names: tuple[str, ...] | None) -> Ta
         row, column = (int(index[0]) for index in wrong.nonzero())
         raise FormatError(
             f"{path}: row {row + 1}, column {column + 1} is {filled[row, column]:g}; expected a "
-            f"category 0, 1, 2, ..., or -1 or nothing where it is missing"
+            f"category 0, 1, 2, ..., or -1 or nothing where it is missing; put quantities into "
+            f"bins first, for example with numpy.digitize"
         )
     values = torch.from_numpy(filled.astype(np.int64))
-    return Table(values, torch.from_numpy(~missing), names)
+    return Table(path, values, torch.from_numpy(~missing), columns.codebook)
 
 
 _MOST_UNPACKED = 2**28  # bytes; what is packed less than a hundredfold may be larger
@@ -152,55 +137,14 @@ _UNREADABLE = (
 )
 
 
-def _read_delimited(path: Path, key: str | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    text = io.StringIO(read_text(path), newline="")
-    try:
-        rows = [row for row in csv.reader(text, delimiter=_DELIMITERS[path.suffix.lower()]) if row]
-    except csv.Error as error:
-        raise FormatError(f"{path} is not a table: {error}") from error
-    if not rows:
-        raise FormatError(f"{path} is empty; expected rows of categories")
-    header = any(not _is_number(cell) for cell in rows[0])
-    names = tuple(cell.strip() for cell in rows[0]) if header else None
-    body = rows[1:] if header else rows
-    for place, row in enumerate(body, start=1 + header):
-        if len(row) != len(rows[0]):
-            raise FormatError(
-                f"{path}: line {place} has {len(row)} cells; expected {len(rows[0])} as before"
-            )
-    return np.array([_numbers(path, row, i + 1) for i, row in enumerate(body)]), names
-
-
-def _is_number(cell: str) -> bool:
-    if cell.strip().lower() in _MISSING:
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(path: Path, cells: Sequence[str], row: int) -> list[float]:
-    found = []
-    for column, cell in enumerate(cells, start=1):
-        try:
-            found.append(float("nan") if cell.strip().lower() in _MISSING else float(cell))
-        except ValueError:
-            raise FormatError(
-                f"{path}: row {row}, column {column} is {cell!r}; expected a category 0, 1, 2, ..."
-            ) from None
-    return found
-
-
-def _read_npy(path: Path, key: str | None) -> tuple[np.ndarray, None]:
+def _read_npy(path: Path, key: str | None) -> Columns:
     found = _load(path)
     if not isinstance(found, np.ndarray):
         raise FormatError(f"{path} is not an .npy file")
-    return found, None
+    return Columns(found, None)
 
 
-def _read_npz(path: Path, key: str | None) -> tuple[np.ndarray, None]:
+def _read_npz(path: Path, key: str | None) -> Columns:
     found = _load(path)
     if isinstance(found, np.ndarray):
         raise FormatError(f"{path} is not an .npz file")
@@ -211,7 +155,7 @@ def _read_npz(path: Path, key: str | None) -> tuple[np.ndarray, None]:
         raise FormatError(f"{path}: expected a key among {keys}; found {key!r} (option --key)")
     try:
         _check_packed(found.zip, str(key))
-        return np.asarray(found[key]), None
+        return Columns(np.asarray(found[key]), None)
     except _UNREADABLE as error:
         raise FormatError(f"{path}: array {key!r} cannot be read: {error}") from error
 
@@ -251,64 +195,21 @@ def _check_packed(archive: zipfile.ZipFile, key: str) -> None:
         _check_room(stream, entry.file_size)
 
 
-def _read_parquet(path: Path, key: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    frame = _pandas().read_parquet(io.BytesIO(read_bytes(path)))
-    try:
-        numbers = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError) as error:
-        raise FormatError(f"{path}: expected numbers in all columns; {error}") from error
-    return numbers, tuple(str(name) for name in frame.columns)
+def _read_parquet(path: Path, key: str | None) -> Columns:
+    frame = pandas().read_parquet(io.BytesIO(read_bytes(path)))
+    missing = frame.isna().to_numpy()
+    cells = frame.astype(object).to_numpy()
+    body = [
+        ["" if gap else str(cell) for cell, gap in zip(row, gaps, strict=True)]
+        for row, gaps in zip(cells, missing, strict=True)
+    ]
+    return named_columns(path, tuple(str(name) for name in frame.columns), body)
 
 
-def _pandas() -> Any:
-    try:
-        module = importlib.import_module("pandas")
-        importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise FormatError(
-            "Parquet files need pandas and pyarrow, which are not installed"
-        ) from error
-    return module
-
-
-def _text(result: Result, delimiter: str) -> bytes:
-    stream = io.StringIO()
-    writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
-    writer.writerow(result.columns)
-    # `repr` of a float64 reads back as the same number.
-    writer.writerows(zip(*(column.tolist() for column in result.columns.values()), strict=True))
-    return stream.getvalue().encode()
-
-
-def _npy(result: Result) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, result.array, allow_pickle=False)
-    return stream.getvalue()
-
-
-def _npz(result: Result) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, result=result.array)
-    return stream.getvalue()
-
-
-def _parquet(result: Result) -> bytes:
-    stream = io.BytesIO()
-    _pandas().DataFrame(result.columns).to_parquet(stream, index=False)
-    return stream.getvalue()
-
-
-_READERS: dict[str, Callable[[Path, str | None], tuple[np.ndarray, tuple[str, ...] | None]]] = {
-    ".csv": _read_delimited,
-    ".tsv": _read_delimited,
+_READERS: dict[str, Callable[[Path, str | None], Columns]] = {
+    ".csv": lambda path, key: read_delimited(path, ","),
+    ".tsv": lambda path, key: read_delimited(path, "\t"),
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".parquet": _read_parquet,
-}
-_WRITERS: dict[str, Callable[[Result], bytes]] = {
-    ".csv": lambda result: _text(result, ","),
-    ".tsv": lambda result: _text(result, "\t"),
-    ".npy": _npy,
-    ".npz": _npz,
-    ".parquet": _parquet,
 }

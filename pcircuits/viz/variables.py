@@ -13,10 +13,24 @@ from pcircuits.errors import StructureError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.module import CircuitModel
 from pcircuits.viz.heat import heat_map, label_axis
-from pcircuits.viz.style import BLUE, VERMILION, axes_or_new, entitle, letters, without_frame
+from pcircuits.viz.style import (
+    BLUE,
+    FONT_SIZE,
+    VERMILION,
+    axes_or_new,
+    entitle,
+    ink_on,
+    letters,
+    plain,
+    text_width,
+    without_frame,
+)
 from pcircuits.viz.subject import checked_names, chosen_row, one_row
 
 KINDS = ("auto", "bars", "heat")
+_CELL_SIZE = FONT_SIZE - 2
+_MARGIN = 0.12  # inches
+_MOST_WRITTEN = 24  # categories
 
 
 def marginals(
@@ -26,7 +40,7 @@ def marginals(
     row: int = 0,
     kind: str = "auto",
     variable_names: Sequence[str] | None = None,
-    category_names: Sequence[str] | None = None,
+    category_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draws the posterior of every variable given evidence about one example.
@@ -40,7 +54,8 @@ def marginals(
         kind: "bars" shows the probability of category 1 and needs two categories, "heat" all
             probabilities; "auto" takes bars where it can.
         variable_names: L names; default X0, X1, ...
-        category_names: V names; default their numbers.
+        category_names: V names, or for each variable those of its own categories, which then stand
+            in the cells where there is room; default their numbers.
         ax: Where to draw; default a new figure.
 
     Returns:
@@ -58,7 +73,10 @@ def marginals(
         'posterior of every variable, 1 observed'
     """
     variables = checked_names(variable_names, model.circuit.num_variables, "variable names", "X")
-    categories = checked_names(category_names, model.circuit.num_categories, "category names", "")
+    sizes = model.circuit.categories
+    own = _own_names(category_names, sizes)
+    common = None if own is not None else category_names
+    categories = checked_names(common, max(sizes), "category names", "")
     bars = _as_bars(kind, len(categories))
     given = one_row(evidence or Evidence(), row)
     with torch.no_grad():
@@ -66,9 +84,11 @@ def marginals(
     mask = given.mask()
     observed = torch.zeros(len(found)).bool() if mask is None else mask[0].cpu()
     if bars:
+        if own is not None:
+            variables = _assigned(variables, own, torch.ones(len(own)).long())
         axes = _bars(found[:, 1], observed, variables, categories[1], ax)
     else:
-        axes = _heat(found, observed, variables, categories, ax)
+        axes = _heat(_existing(found, sizes), observed, variables, categories, own, ax)
     entitle(axes, f"posterior of every variable, {int(observed.sum())} observed")
     return axes
 
@@ -103,16 +123,69 @@ def _heat(
     observed: Tensor,
     variables: list[str],
     categories: list[str],
+    own: list[list[str]] | None,
     ax: Axes | None,
 ) -> Axes:
-    size = _heat_size(len(variables), len(categories))
+    size = _heat_size(len(variables), len(categories), _widest(own))
+    if own is not None:
+        values = torch.where(observed, found.nan_to_num().argmax(1), -1)
+        variables = _assigned(variables, own, values)
     shown = found.masked_fill(observed[:, None], torch.nan)
     axes = heat_map(shown.T.numpy(), "probability", size, limits=(0.0, None), ax=ax)
     label_axis(axes.xaxis, variables, "variable", size[0] - 1.8)
     label_axis(axes.yaxis, [letters(name) for name in categories], "category", size[1] - 1.0)
     known = observed.nonzero()[:, 0]
-    _mark(axes, known, found[known].argmax(1))
+    _mark(axes, known, found[known].nan_to_num().argmax(1))
+    if own is not None:
+        _write_in_cells(axes, own, observed, (size[0] - 1.8) / len(variables))
     return axes
+
+
+def _own_names(
+    given: Sequence[str] | Sequence[Sequence[str]] | None, sizes: Sequence[int]
+) -> list[list[str]] | None:
+    """Each variable's own category names, if such are given."""
+    if given is None or all(isinstance(entry, str) for entry in given):
+        return None
+    if len(given) != len(sizes):
+        raise StructureError(
+            f"expected category names for {len(sizes)} variables; found them for {len(given)}"
+        )
+    return [
+        checked_names(names, size, f"category names of variable {variable}", "")
+        for variable, (names, size) in enumerate(zip(given, sizes, strict=True))
+    ]
+
+
+def _assigned(variables: list[str], own: list[list[str]], values: Tensor) -> list[str]:
+    """Names of variables with the category of each; a negative one is left out."""
+    triples = zip(variables, own, values.tolist(), strict=True)
+    return [name if value < 0 else f"{name}={words[value]}" for name, words, value in triples]
+
+
+def _existing(found: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Probabilities (L, V), NaN where a variable has no such category."""
+    beyond = torch.arange(found.shape[1]) >= torch.tensor(sizes)[:, None]
+    return found.masked_fill(beyond, torch.nan)
+
+
+def _widest(own: list[list[str]] | None) -> float:
+    """Width in inches of the widest category name."""
+    return max((text_width(name, _CELL_SIZE) for names in own or () for name in names), default=0.0)
+
+
+def _write_in_cells(axes: Axes, own: list[list[str]], observed: Tensor, room: float) -> None:
+    """Writes each category's name in its cell, if all of them fit."""
+    if _widest(own) + _MARGIN > room or max(map(len, own)) > _MOST_WRITTEN:
+        return
+    (image,) = axes.images
+    for variable, names in enumerate(own):
+        for category, name in enumerate(names):
+            shade = image.get_array()[category, variable]
+            if not observed[variable]:
+                ink = ink_on(image.cmap(image.norm(shade)))
+                centred = {"ha": "center", "va": "center"}
+                axes.text(variable, category, plain(name), size=_CELL_SIZE, color=ink, **centred)
 
 
 def _mark(axes: Axes, variables: Tensor, heights: Tensor) -> None:
@@ -122,6 +195,7 @@ def _mark(axes: Axes, variables: Tensor, heights: Tensor) -> None:
         axes.set_xlabel("variable (● = observed)")
 
 
-def _heat_size(num_variables: int, num_categories: int) -> tuple[float, float]:
-    wide = float(np.clip(0.35 * num_variables + 1.8, 3.5, 12.0))
+def _heat_size(num_variables: int, num_categories: int, widest: float) -> tuple[float, float]:
+    cell = max(0.35, widest + _MARGIN if widest else 0.0)
+    wide = float(np.clip(cell * num_variables + 1.8, 3.5, 12.0))
     return wide, float(np.clip(0.25 * num_categories + 1.0, 2.2, 8.0))

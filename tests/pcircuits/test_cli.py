@@ -103,8 +103,9 @@ def test_all_kinds_of_files_hold_the_same_rows(tmp_path: Path) -> None:
         table = read_table(tmp_path / name)
         assert table.values.tolist() == [[0, 1, 2], [2, 0, 0]], name
         assert table.observed.tolist() == [[True] * 3, [True, False, True]], name
-    assert read_table(tmp_path / "b.tsv").names == ("x", "y", "z")
-    assert read_table(tmp_path / "a.csv").names is None
+    named = read_table(tmp_path / "b.tsv").codebook
+    assert named is not None and named.names == ("x", "y", "z")
+    assert read_table(tmp_path / "a.csv").codebook is None
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -112,7 +113,8 @@ def test_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     pandas.DataFrame({"a": [0, 1], "b": [None, 2]}).to_parquet(tmp_path / "f.parquet")
     table = read_table(tmp_path / "f.parquet")
-    assert table.observed.tolist() == [[True, False], [True, True]] and table.names == ("a", "b")
+    assert table.observed.tolist() == [[True, False], [True, True]]
+    assert table.codebook is not None and table.codebook.names == ("a", "b")
 
 
 def test_parquet_without_pandas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +445,8 @@ def test_a_question_refuses_options_it_does_not_take(run: Run, saved: Path, kind
         (["--query", "conditional"], "needs --target"),
         (["--query", "most-informative"], "needs --target"),
         (["--query", "kl-divergence"], "needs --other"),
-        (["--given", "rain=1"], "expected VARIABLE=CATEGORY like 3=1; found 'rain=1'"),
+        (["--given", "rain"], "expected VARIABLE=CATEGORY like 3=1; found 'rain'"),
+        (["--given", "rain=1"], "by name or by number; found 'rain'"),
         (["--given", "0=5"], "--given 0=5"),
         (["--given", "0=1", "0=0"], "given twice"),
         (["--key", "test"], "--key test: expected an .npz data file"),
