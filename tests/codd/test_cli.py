@@ -1,5 +1,6 @@
 """Every command end to end on a model that is trained in seconds."""
 
+import argparse
 import itertools
 import json
 import random
@@ -15,8 +16,10 @@ import torch
 
 from codd.checkpoint import DESCRIPTION, load_checkpoint, save_checkpoint
 from codd.cli import demo
+from codd.cli.asked_recipe import recipe_of
 from codd.cli.main import main
 from codd.cli.recipe import STAGES
+from codd.cli.train_arguments import PRESETS, add_arguments, fill_in
 from codd.cli.variants import RECIPES, Variants
 from codd.evaluation.gap import GapProtocol, measure_gap
 from codd.model import CoupledModel
@@ -67,6 +70,25 @@ def run_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("run") / "whole"
     assert main(["train", "--out", str(folder), "--corpus", str(text_file), *SIZES]) == 0
     return folder
+
+
+def test_a_preset_is_what_is_not_given() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for preset, sizes in PRESETS.items():
+        args = parser.parse_args(["--out", "run", "--preset", preset, "--states", "7"])
+        fill_in(args)
+        assert args.states == 7 and args.width == sizes["width"]
+        assert recipe_of(args).steps("denoiser") == sizes["denoiser_steps"]
+    assert parser.parse_args(["--out", "run"]).preset == "full"
+
+
+def test_training_says_how_long_it_takes_and_what_it_reached(
+    codd: Codd, text_file: Path, tmp_path: Path
+) -> None:
+    out = codd("train", "--out", tmp_path / "run", "--corpus", text_file, *SIZES)[1]
+    assert "denoiser: 10 steps in" in out and "nats a masked token" in out
+    assert "about" not in out, "the preset's time is not that of other sizes"
 
 
 @pytest.fixture

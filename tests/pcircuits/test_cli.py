@@ -453,7 +453,7 @@ def test_a_question_refuses_options_it_does_not_take(run: Run, saved: Path, kind
         (["--output", "out.xml"], "expected one of .csv"),
         (["--output", "no/such/folder.csv"], "does not exist"),
         (["--batch-size", "0"], "expected at least 1; found 0"),
-        (["--query", "conditional", "--target", "9"], "different variables"),
+        (["--query", "conditional", "--target", "9"], "by name or by number; found '9'"),
     ],
 )
 def test_wrong_queries(run: Run, saved: Path, words: list[str], message: str) -> None:

@@ -388,6 +388,32 @@ def test_marginals_of_more_categories_are_a_heat_map(axes: Axes) -> None:
     assert image.colorbar.ax.get_ylabel() == "probability"
 
 
+def test_marginals_with_names_of_their_own(axes: Axes) -> None:
+    model = pc.CircuitModel(pc.families.linear_tree(3, 2, [3, 2, 2]), seed=0)
+    evidence = pc.Evidence(torch.tensor([[0, 1, 0]]), torch.tensor([[False, True, False]]))
+    own = [["bike", "car", "bus"], ["dry", "wet"], ["no", "yes"]]
+    names = ["travel", "road", "late"]
+    viz.marginals(model, evidence, variable_names=names, category_names=own, ax=axes)
+    written = {text.get_text(): text.get_position() for text in axes.texts}
+    assert written == {"bike": (0, 0), "car": (0, 1), "bus": (0, 2), "no": (2, 0), "yes": (2, 1)}
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["travel", "road=wet", "late"]
+    [image] = axes.images
+    shown = np.asarray(image.get_array().filled(np.nan))
+    assert np.isnan(shown[2, 2]), "a category that the variable does not have"
+    assert shown[:2, 2].sum() == pytest.approx(1.0)
+    with pytest.raises(StructureError, match="for 3 variables; found them for 2"):
+        viz.marginals(model, category_names=own[:2])
+    with pytest.raises(StructureError, match="category names of variable 1"):
+        viz.marginals(model, category_names=[own[0], own[0], own[2]])
+
+
+def test_bars_with_names_of_their_own(axes: Axes) -> None:
+    model = pc.CircuitModel(pc.families.mixture(2, 2, 2), seed=0)
+    own = [["dry", "wet"], ["no", "yes"]]
+    viz.marginals(model, variable_names=["road", "late"], category_names=own, ax=axes)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["road=wet", "late=yes"]
+
+
 def test_wrong_marginals() -> None:
     model = pc.CircuitModel(pc.families.hmm(3, 2, 3))
     with pytest.raises(StructureError, match="3"):
