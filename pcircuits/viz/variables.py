@@ -184,8 +184,9 @@ def _write_in_cells(axes: Axes, own: list[list[str]], observed: Tensor, room: fl
             shade = image.get_array()[category, variable]
             if not observed[variable]:
                 ink = ink_on(image.cmap(image.norm(shade)))
-                centred = {"ha": "center", "va": "center"}
-                axes.text(variable, category, plain(name), size=_CELL_SIZE, color=ink, **centred)
+                text = axes.text(variable, category, plain(name), size=_CELL_SIZE, color=ink)
+                text.set_horizontalalignment("center")
+                text.set_verticalalignment("center")
 
 
 def _mark(axes: Axes, variables: Tensor, heights: Tensor) -> None:

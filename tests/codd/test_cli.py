@@ -18,8 +18,9 @@ from codd.checkpoint import DESCRIPTION, load_checkpoint, save_checkpoint
 from codd.cli import demo
 from codd.cli.asked_recipe import recipe_of
 from codd.cli.main import main
+from codd.cli.presets import PRESETS, fill_in
 from codd.cli.recipe import STAGES
-from codd.cli.train_arguments import PRESETS, add_arguments, fill_in
+from codd.cli.train_arguments import add_arguments
 from codd.cli.variants import RECIPES, Variants
 from codd.evaluation.gap import GapProtocol, measure_gap
 from codd.model import CoupledModel
