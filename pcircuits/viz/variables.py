@@ -75,7 +75,7 @@ def marginals(
     variables = checked_names(variable_names, model.circuit.num_variables, "variable names", "X")
     sizes = model.circuit.categories
     own = _own_names(category_names, sizes)
-    common = None if own is not None else category_names
+    common = None if category_names is None or own else [str(name) for name in category_names]
     categories = checked_names(common, max(sizes), "category names", "")
     bars = _as_bars(kind, len(categories))
     given = one_row(evidence or Evidence(), row)
@@ -137,7 +137,7 @@ def _heat(
     known = observed.nonzero()[:, 0]
     _mark(axes, known, found[known].nan_to_num().argmax(1))
     if own is not None:
-        _write_in_cells(axes, own, observed, (size[0] - 1.8) / len(variables))
+        _write_in_cells(axes, own, shown, observed, (size[0] - 1.8) / len(variables))
     return axes
 
 
@@ -174,16 +174,17 @@ def _widest(own: list[list[str]] | None) -> float:
     return max((text_width(name, _CELL_SIZE) for names in own or () for name in names), default=0.0)
 
 
-def _write_in_cells(axes: Axes, own: list[list[str]], observed: Tensor, room: float) -> None:
+def _write_in_cells(
+    axes: Axes, own: list[list[str]], shown: Tensor, observed: Tensor, room: float
+) -> None:
     """Writes each category's name in its cell, if all of them fit."""
     if _widest(own) + _MARGIN > room or max(map(len, own)) > _MOST_WRITTEN:
         return
     (image,) = axes.images
     for variable, names in enumerate(own):
         for category, name in enumerate(names):
-            shade = image.get_array()[category, variable]
             if not observed[variable]:
-                ink = ink_on(image.cmap(image.norm(shade)))
+                ink = ink_on(image.cmap(image.norm(shown[variable, category].item())))
                 text = axes.text(variable, category, plain(name), size=_CELL_SIZE, color=ink)
                 text.set_horizontalalignment("center")
                 text.set_verticalalignment("center")
