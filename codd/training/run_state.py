@@ -90,8 +90,10 @@ class RunState:
 
     def summary(self) -> str:
         """The losses in a few words."""
-        state = f"loss {self.train_loss:.3f}"
-        return state + (f", valid {self.history[-1].valid_loss:.4f}" if self.history else "")
+        last = self.history[-1] if self.history else None
+        # Right after a validation no step was taken: the loss is that of those before it.
+        loss = last.train_loss if last is not None and not self.loss_count else self.train_loss
+        return f"loss {loss:.3f}" + (f", valid {last.valid_loss:.4f}" if last is not None else "")
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values."""

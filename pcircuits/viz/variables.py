@@ -181,13 +181,13 @@ def _write_in_cells(
     if _widest(own) + _MARGIN > room or max(map(len, own)) > _MOST_WRITTEN:
         return
     (image,) = axes.images
+    colours = np.asarray(image.cmap(image.norm(shown.numpy())))  # (L, V, 4)
     for variable, names in enumerate(own):
-        for category, name in enumerate(names):
-            if not observed[variable]:
-                ink = ink_on(image.cmap(image.norm(shown[variable, category].item())))
-                text = axes.text(variable, category, plain(name), size=_CELL_SIZE, color=ink)
-                text.set_horizontalalignment("center")
-                text.set_verticalalignment("center")
+        for category, name in enumerate(names if not observed[variable] else ()):
+            ink = ink_on(colours[variable, category])
+            text = axes.text(variable, category, plain(name), size=_CELL_SIZE, color=ink)
+            text.set_horizontalalignment("center")
+            text.set_verticalalignment("center")
 
 
 def _mark(axes: Axes, variables: Tensor, heights: Tensor) -> None:

@@ -16,6 +16,7 @@ from codd.training.corpus import Corpus
 from codd.training.denoiser_config import DenoiserTraining
 from codd.training.denoiser_loop import TrainedDenoiser, load_trained_denoiser, train_denoiser
 from codd.training.objective import loss_at_ratio
+from codd.training.run_state import RunState
 from codd.training.schedule import rate_factor, step_seed
 from codd.training.windows import encode_documents, evaluation_windows
 from codd.vocabulary import CharacterVocabulary
@@ -247,3 +248,11 @@ def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
     with pytest.raises(CorpusError, match="at least one window of 16 tokens, found 3"):
         train(tmp_path, corpus=dataclasses.replace(CORPUS, valid=("abc",)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_just_validated_still_says_its_loss() -> None:
+    state = RunState().after_step(2.0, 0.1)
+    assert state.summary() == "loss 2.000"
+    state = state.after_validation(1.5, 0.1)
+    assert state.summary() == "loss 2.000, valid 1.5000"
+    assert state.after_step(1.0, 0.1).summary() == "loss 1.000, valid 1.5000"
