@@ -82,6 +82,7 @@ def test_each_row_is_coupled_by_its_own_circuit(coupling: str) -> None:
         more = own.condition(filled[at], own.observed | (torch.arange(8) == 7))
         both = joint.condition(filled, joint.observed | (torch.arange(8) == 7))
         torch.testing.assert_close(both.marginals()[at], more.marginals())
+    assert (joint.batch_size, joint.length, joint.num_categories) == (5, 8, model.num_categories)
     drawn = joint.sample(3, generator=torch.Generator().manual_seed(0))
     assert drawn.shape == (5, 3, 8)
     assert torch.equal(drawn[0, :, :7], tokens[0, :7].expand(3, -1))
@@ -195,6 +196,10 @@ def test_misfits_are_named() -> None:
         joint = model.joint(windows(model))
         assert isinstance(joint, RowwiseDistribution)
         RowwiseDistribution((joint.rows[0], *joint.rows[:-1]), joint.parts)
+    for rows in (joint.rows[::-1], (joint.rows[1], joint.rows[0], joint.rows[2])):
+        assert [len(own) for own in rows] != [part.batch_size for part in joint.parts]
+        with pytest.raises(CouplingError, match="each of 5 windows once"):
+            RowwiseDistribution(rows, joint.parts)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,17 @@ def test_product_takes_the_denoisers_probabilities_as_potentials() -> None:
     assert torch.equal(found.log_potentials, case.log_probs)
 
 
+@pytest.mark.parametrize("kind", ["factorised", "product", "local", "copula"])
+def test_a_coupling_says_its_sizes_and_its_error(kind: str) -> None:
+    case = small_case()
+    found = _couple(case, codd.CouplingSettings(kind))
+
+    assert (found.batch_size, found.length, found.num_categories) == (3, 4, 3)
+    torch.testing.assert_close(
+        found.marginal_error, codd.marginal_error(found, case.log_probs), check_dtype=False
+    )
+
+
 def test_log_partition_is_the_sum_over_worlds() -> None:
     case = small_case()
     weights = case.circuit().expand(3, -1).clone()

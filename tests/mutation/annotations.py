@@ -10,7 +10,7 @@ Place = tuple[int, int]
 
 
 def unseen(source: str) -> list[tuple[Place, Place]]:
-    """First and last (line, column) of annotations, which are never evaluated, and of `__all__`."""
+    """First and last (line, column) of annotations, `__all__` and protocols."""
     return [
         ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
         for node in _unseen(ast.parse(source))
@@ -23,7 +23,7 @@ def is_unseen(path: Path, start: Place) -> bool:
     return any(first <= start < last for first, last in unseen(source))
 
 
-def _unseen(tree: ast.AST) -> Iterator[ast.expr]:
+def _unseen(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             yield node.annotation
@@ -31,3 +31,6 @@ def _unseen(tree: ast.AST) -> Iterator[ast.expr]:
             yield node.returns
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             yield node.value
+        elif isinstance(node, ast.ClassDef) and "Protocol" in map(ast.unparse, node.bases):
+            yield from node.body
+            yield from (mark for part in node.body for mark in getattr(part, "decorator_list", ()))

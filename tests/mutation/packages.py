@@ -1,6 +1,8 @@
-"""Which tests are to find the bugs of which package, the quickest first."""
+"""Which tests are to find the bugs of which package: arguments of pytest."""
 
 from __future__ import annotations
+
+_COMPILED = ("-k", "not triton")  # its interpreter is slow, and tests of its own package run it
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "pcircuits/compile": (
@@ -10,6 +12,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/pcircuits/test_parameters.py",
         "tests/pcircuits/test_execute.py",
         "tests/pcircuits/test_queries.py",
+        *_COMPILED,
     ),
     "pcircuits/execute": (
         "tests/pcircuits/test_execute.py",
@@ -29,6 +32,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/pcircuits/test_incremental.py",
         "tests/pcircuits/test_query_gradients.py",
         "tests/pcircuits/test_every_query.py",
+        *_COMPILED,
     ),
     "codd/coupling": (
         "tests/codd/test_coupling.py",
@@ -37,6 +41,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/codd/test_coupling_step.py",
         "tests/codd/test_training_listed.py",
         "tests/codd/test_model.py",
+        "tests/codd/test_choice.py",
+        *_COMPILED,
     ),
     "codd/decoding": (
         "tests/codd/test_decoding_parts.py",
@@ -48,5 +54,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/codd/test_decoding_model.py",
         "tests/codd/test_decoding_caches.py",
         "tests/codd/test_decoding_constraints.py",
+        *_COMPILED,
     ),
 }

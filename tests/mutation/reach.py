@@ -1,0 +1,117 @@
+"""Which tests run which lines, and how long each takes."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Recorder:
+    """A plugin of pytest: lines of a package by test, and seconds of tests, kept in a file.
+
+    Args:
+        package: The package's folder.
+        out: The file that `Reach` reads.
+    """
+
+    def __init__(self, package: str, out: Path) -> None:
+        import coverage  # not among what the tests need
+
+        self._coverage = coverage.Coverage(
+            data_file=None, source=[package], config_file=False, messages=False
+        )
+        self._out = out
+        self._seconds: dict[str, float] = {}
+        self._item = ""
+        self._coverage.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
+        """Lines and seconds are those of this test from here on."""
+        self._item = item.nodeid
+        self._coverage.switch_context(item.nodeid)
+        begun = time.process_time()
+        done = yield
+        self._seconds[item.nodeid] = time.process_time() - begun
+        return done
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[Any]:
+        """Lines of a shared fixture are those of all tests of its module or session."""
+        if fixturedef.scope == "function":
+            return (yield)
+        self._coverage.switch_context(request.node.nodeid)
+        made = yield
+        self._coverage.switch_context(self._item)
+        return made
+
+    def pytest_sessionfinish(self) -> None:
+        """Keeps what was seen."""
+        self._coverage.stop()
+        data = self._coverage.get_data()
+        lines = {
+            str(Path(file).relative_to(Path.cwd())): data.contexts_by_lineno(file)
+            for file in data.measured_files()
+        }
+        self._out.write_text(json.dumps({"seconds": self._seconds, "lines": lines}))
+
+
+class Reach:
+    """What a `Recorder` kept.
+
+    Args:
+        recorded: Its file.
+    """
+
+    def __init__(self, recorded: Path) -> None:
+        kept = json.loads(recorded.read_text())
+        self.seconds: dict[str, float] = kept["seconds"]
+        self._lines: dict[str, dict[str, list[str]]] = kept["lines"]
+
+    def quickest(self, tests: Iterable[str]) -> list[str]:
+        """Tests by their time."""
+        return sorted(tests, key=lambda test: (self.seconds[test], test))
+
+    def tests(self, file: str, line: int, budget: float) -> list[str]:
+        """Tests that run a line's statement, or else its file: the quickest, and at least one.
+
+        What runs at import, and what numba compiles, belongs to no test.
+        """
+        found = self._of(self._contexts(file, line)) or self._of(
+            {name for names in self._lines.get(file, {}).values() for name in names}
+        )
+        taken = itertools.accumulate(self.seconds[test] for test in found[:-1])
+        within = itertools.takewhile(lambda total: total < budget, itertools.chain([0.0], taken))
+        return [test for test, _ in zip(found, within, strict=False)]
+
+    def at_import(self, file: str, line: int) -> bool:
+        """Whether a line's statement runs outside all tests, or is not seen to run."""
+        contexts = self._contexts(file, line)
+        return not contexts or "" in contexts
+
+    def _contexts(self, file: str, line: int) -> set[str]:
+        lines = self._lines.get(file, {})
+        span = _statement(Path(file).read_text(encoding="utf-8"), line)
+        return {name for number in span for name in lines.get(str(number), [])}
+
+    def _of(self, contexts: set[str]) -> list[str]:
+        contexts = contexts - {""}
+        found = [t for t in self.seconds if {t, t.partition("::")[0]} & contexts]
+        return self.quickest(found)
+
+
+def _statement(source: str, line: int) -> range:
+    """The lines of the smallest statement that holds a line."""
+    spans = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.stmt)
+    ]
+    return min((span for span in spans if line in span), key=len, default=range(line, line + 1))
