@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 Place = tuple[int, int]
 
@@ -15,12 +14,6 @@ def unseen(source: str) -> list[tuple[Place, Place]]:
         ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
         for node in _unseen(ast.parse(source))
     ]
-
-
-def is_unseen(path: Path, start: Place) -> bool:
-    """Whether a mutation begins at such a place of a file."""
-    source = path.read_text(encoding="utf-8")
-    return any(first <= start < last for first, last in unseen(source))
 
 
 def _unseen(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:

@@ -14,7 +14,7 @@ from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-from tests.mutation.annotations import is_unseen
+from tests.mutation.annotations import unseen
 
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 
@@ -70,6 +70,7 @@ def explained() -> dict[tuple[str, str, str], str]:
 
 
 def _mutants(path: Path) -> Iterator[Mutant]:
+    spans = unseen(path.read_text(encoding="utf-8"))
     nodes = list(ast_nodes(get_ast_from_path(path)))
     for name in sorted(operator_names()):
         kind = get_operator(name)
@@ -78,7 +79,7 @@ def _mutants(path: Path) -> Iterator[Mutant]:
         operator = kind()
         places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
         for occurrence, start in enumerate(places):
-            if not is_unseen(path, start):
+            if not any(first <= start < last for first, last in spans):
                 yield Mutant(str(path), name, occurrence, start[0])
 
 

@@ -10,8 +10,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/pcircuits/test_reference.py",
         "tests/pcircuits/test_scalar_circuits.py",
         "tests/pcircuits/test_parameters.py",
-        "tests/pcircuits/test_execute.py",
-        "tests/pcircuits/test_queries.py",
         *_COMPILED,
     ),
     "pcircuits/execute": (
