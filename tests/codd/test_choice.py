@@ -196,7 +196,8 @@ def test_misfits_are_named() -> None:
         joint = model.joint(windows(model))
         assert isinstance(joint, RowwiseDistribution)
         RowwiseDistribution((joint.rows[0], *joint.rows[:-1]), joint.parts)
-    for rows in (joint.rows[::-1], (joint.rows[1], joint.rows[0], joint.rows[2])):
+    first, second, third = joint.rows
+    for rows in ((second, first, third), (first, third, second)):
         assert [len(own) for own in rows] != [part.batch_size for part in joint.parts]
         with pytest.raises(CouplingError, match="each of 5 windows once"):
             RowwiseDistribution(rows, joint.parts)

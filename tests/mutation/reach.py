@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+_FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 class Recorder:
     """A plugin of pytest: lines of a package by test, and seconds of tests, kept in a file.
@@ -92,9 +94,9 @@ class Reach:
         return [test for test, _ in zip(found, within, strict=False)]
 
     def at_import(self, file: str, line: int) -> bool:
-        """Whether a line's statement runs outside all tests, or is not seen to run."""
-        contexts = self._contexts(file, line)
-        return not contexts or "" in contexts
+        """Whether a line runs when its file is imported, or is not seen to run."""
+        seen = self._of(self._contexts(file, line))
+        return not seen or not _in_a_function(Path(file).read_text(encoding="utf-8"), line)
 
     def _contexts(self, file: str, line: int) -> set[str]:
         lines = self._lines.get(file, {})
@@ -115,3 +117,8 @@ def _statement(source: str, line: int) -> range:
         if isinstance(node, ast.stmt)
     ]
     return min((span for span in spans if line in span), key=len, default=range(line, line + 1))
+
+
+def _in_a_function(source: str, line: int) -> bool:
+    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, _FUNCTIONS))
+    return any(node.body[0].lineno <= line <= (node.end_lineno or 0) for node in functions)

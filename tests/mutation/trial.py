@@ -46,8 +46,8 @@ class Trial:
         """Tests each mutant, after the tests as they are in the order that mutants meet."""
         self._items = {item.nodeid: item for item in session.items}
         self._session = session
-        quickest = self._reach.quickest(self._items)
-        if forked(lambda: self._tested(quickest), 3600.0) != 0:
+        met = self._reach.quickest({test for each in self._mutants for test in self._tests(each)})
+        if forked(lambda: self._tested(met), 3600.0) != 0:
             sys.exit("the tests, the quickest first, must pass before a bug is planted")
         reasons = explained()
         for mutant in self._mutants:
@@ -66,7 +66,7 @@ class Trial:
         """Whether a test that reaches the change fails with it."""
         path = Path(mutant.file)
         times, original, changed = path.stat(), path.read_text(encoding="utf-8"), mutant.code()
-        tests = self._reach.tests(mutant.file, mutant.line, BUDGET)
+        tests = self._tests(mutant)
         seconds = 20.0 + 5.0 * sum(self._reach.seconds[test] for test in tests)
         late = "jit" not in original and not self._reach.at_import(mutant.file, mutant.line)
         if not tests:
@@ -82,6 +82,9 @@ class Trial:
         finally:
             path.write_text(original, encoding="utf-8")
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # what was compiled holds
+
+    def _tests(self, mutant: Mutant) -> list[str]:
+        return self._reach.tests(mutant.file, mutant.line, BUDGET)
 
     def _with(self, mutant: Mutant, changed: str, tests: list[str]) -> int:
         replace(mutant.file, mutant.line, changed)
