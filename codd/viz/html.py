@@ -20,7 +20,6 @@ from codd.vocabulary import Vocabulary
 from pcircuits import viz
 
 _MOST_POSITIONS, _CANDIDATES, _MOST_ROWS, _MOST_TOKENS = 16, 5, 8, 400
-_MASK = "■"
 _CELL = "padding:0 .25em;margin:0 1px;border-radius:3px;display:inline-block;white-space:pre"
 
 
@@ -140,7 +139,7 @@ def _paint(step: int, last: int) -> str:
 def _names(ids: Sequence[int], vocabulary: Vocabulary | None) -> list[str]:
     if vocabulary is None:
         return [str(i) for i in ids]
-    return token_texts(vocabulary, ids, mask=_MASK)
+    return token_texts(vocabulary, ids)
 
 
 def _some(last: int) -> list[int]:

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from codd.coupling.distribution import TokenDistribution
 from codd.errors import EvaluationError
-from codd.viz.texts import symbols, token_texts
+from codd.viz.texts import HOLE, symbols, token_texts
 from codd.vocabulary import Vocabulary
 from pcircuits import viz
-
-HOLE = "■"
 
 
 def dependencies(
@@ -215,7 +213,7 @@ def position_errors(
 
 def _sentence(vocabulary: Vocabulary, values: Tensor, observed: Tensor) -> list[str]:
     ids = values.masked_fill(~observed, vocabulary.mask_id)
-    return token_texts(vocabulary, ids, mask=HOLE)
+    return token_texts(vocabulary, ids)
 
 
 def _check_row(joint: TokenDistribution, row: int) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 from codd.vocabulary import Vocabulary
 from pcircuits import viz
 
+HOLE = "■"
+"""What stands for a masked token."""
+
 
 def symbols(vocabulary: Vocabulary) -> list[str]:
     """The text of every category by itself, V texts."""
@@ -16,7 +19,7 @@ def symbols(vocabulary: Vocabulary) -> list[str]:
 
 
 def token_texts(
-    vocabulary: Vocabulary, ids: Tensor | Sequence[int], *, mask: str = "■"
+    vocabulary: Vocabulary, ids: Tensor | Sequence[int], *, mask: str = HOLE
 ) -> list[str]:
     """The text of each id by itself, in letters that a common font has.
 

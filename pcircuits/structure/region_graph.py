@@ -7,22 +7,22 @@ vectors of units.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
 from pcircuits.errors import StructureError
 from pcircuits.structure.circuit import Circuit
-from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
+from pcircuits.structure.partitions import (
+    Partition,
+    RegionLike,
+    as_region,
+    check_partitions,
+    first_region,
+)
+from pcircuits.structure.region_assembly import RegionAssembly
 from pcircuits.structure.scope import Scope
-
-Partition = tuple[Scope, ...]
-"""The parts that a region is split into."""
-
-RegionLike = Scope | Iterable[int] | int
-"""A region as a scope, as its variables, or as its one variable."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,11 +65,11 @@ class RegionGraph:
                 f"lacks {missing or 'all of them'}"
             )
         for region, partitions in given.items():
-            _check_partitions(region, partitions)
+            check_partitions(region, partitions)
         unused = given.keys() - set(self.regions)
         if unused:
             raise StructureError(
-                f"region {_first(unused)} is partitioned but never used: it is not the root "
+                f"region {first_region(unused)} is partitioned but never used: it is not the root "
                 f"{self.root} and no partition below the root has it as a part"
             )
 
@@ -163,7 +163,10 @@ class RegionGraph:
             raise StructureError(f"product must be 'elementwise' or 'kronecker', found {product!r}")
         input_units = num_units if num_input_units is None else num_input_units
         categories = self._categories(num_categories)
-        return Circuit(_Assembly(self, num_units, input_units, categories, product).root())
+        assembly = RegionAssembly(
+            self.regions, self.partitions, num_units, input_units, categories, product
+        )
+        return Circuit(assembly.root())
 
     def _categories(self, num_categories: int | Sequence[int]) -> tuple[int, ...]:
         if isinstance(num_categories, int):
@@ -224,11 +227,11 @@ class RegionGraphBuilder:
             StructureError: If the parts do not split the region, it was declared a leaf, or the
                 same partition was given before.
         """
-        whole, split = _region(region), tuple(_region(part) for part in parts)
+        whole, split = as_region(region), tuple(as_region(part) for part in parts)
         if whole in self._leaves:
             raise StructureError(f"region {whole} was declared a leaf and cannot be partitioned")
         partitions = (*self._partitions.get(whole, ()), split)
-        _check_partitions(whole, partitions)
+        check_partitions(whole, partitions)
         self._partitions[whole] = partitions
         return self
 
@@ -244,7 +247,7 @@ class RegionGraphBuilder:
         Raises:
             StructureError: If the region is empty or has been partitioned.
         """
-        leaf = _region(region)
+        leaf = as_region(region)
         if not leaf:
             raise StructureError("a leaf needs at least one variable; found an empty region")
         if leaf in self._partitions:
@@ -278,136 +281,5 @@ class RegionGraphBuilder:
                 )
         unused = self._leaves - set(graph.leaves)
         if unused:
-            raise StructureError(f"leaf {_first(unused)} is never used: no partition has it")
+            raise StructureError(f"leaf {first_region(unused)} is never used: no partition has it")
         return graph
-
-
-class _Assembly:
-    """Turns the regions of a graph into nodes, depth first."""
-
-    def __init__(
-        self,
-        graph: RegionGraph,
-        num_units: int,
-        input_units: int,
-        categories: tuple[int, ...],
-        product: str,
-    ) -> None:
-        self._graph = graph
-        self._num_units = num_units
-        self._input_units = input_units
-        self._categories = categories
-        self._product = product
-        self._nodes: dict[Scope, AnyNode] = {}
-        self._lifted: dict[Scope, AnyNode] = {}
-        self._used: Counter[str] = Counter()
-
-    def root(self) -> AnyNode:
-        for place, region in enumerate(self._graph.regions[:-1]):
-            if region in self._graph.partitions:
-                self._nodes[region] = self._sum(f"region_{place}", self._products(region))
-            else:
-                self._nodes[region] = self._leaf(place, region)
-        whole = self._graph.root
-        if whole in self._graph.partitions:
-            return Sum(*self._products(whole), num_units=1, name="root")
-        return Sum(self._leaf(len(self._nodes), whole), num_units=1, name="root")
-
-    def _products(self, region: Scope) -> list[AnyNode]:
-        products: list[AnyNode] = []
-        for partition in self._graph.partitions[region]:
-            parts = [self._nodes[part] for part in partition]
-            if self._product == "kronecker":
-                products.append(KroneckerProduct(*parts))
-                continue
-            if len({part.num_units for part in parts}) > 1:
-                parts = [self._lift(part) for part in partition]
-            products.append(Product(*parts))
-        return products
-
-    def _sum(self, name: str, children: Sequence[AnyNode], parameter: str | None = None) -> Sum:
-        size = sum(child.num_units for child in children)
-        part = self._part(parameter or f"sums_{size}", self._num_units * size)
-        return Sum(*children, num_units=self._num_units, parameter=part, name=name)
-
-    def _lift(self, region: Scope) -> AnyNode:
-        """The node of a region with K units, also if it is a leaf of I units."""
-        node = self._nodes[region]
-        if node.num_units == self._num_units:
-            return node
-        if region not in self._lifted:
-            name = f"lift_{len(self._lifted)}"
-            self._lifted[region] = self._sum(name, [node], parameter="lifts")
-        return self._lifted[region]
-
-    def _leaf(self, place: int, region: Scope) -> AnyNode:
-        alone = len(region) == 1
-        inputs = [
-            self._input(variable, f"input_{variable}" if alone else f"input_{place}_{variable}")
-            for variable in region
-        ]
-        return inputs[0] if alone else Product(*inputs, name=f"region_{place}")
-
-    def _input(self, variable: int, name: str) -> Input:
-        size = self._categories[variable]
-        return Input(
-            variable,
-            num_units=self._input_units,
-            num_categories=size,
-            parameter=self._part(f"inputs_{size}", self._input_units),
-            name=name,
-        )
-
-    def _part(self, parameter: str, size: int) -> Part:
-        """The next numbers of a parameter, in the order in which a circuit lists its nodes."""
-        start = self._used[parameter]
-        self._used[parameter] += size
-        return Part(parameter, start)
-
-
-def _region(region: RegionLike) -> Scope:
-    if isinstance(region, Scope):
-        return region
-    variables = (region,) if isinstance(region, int) else tuple(region)
-    scope = Scope.of(variables)
-    if len(scope) != len(variables):
-        raise StructureError(f"a region names each variable once; found {list(variables)}")
-    return scope
-
-
-def _check_partitions(region: Scope, partitions: tuple[Partition, ...]) -> None:
-    if not partitions:
-        raise StructureError(f"region {region} has an empty list of partitions; leave a leaf out")
-    for partition in partitions:
-        _check_partition(region, partition)
-    # Parts in another order are the same split.
-    if len({frozenset(partition) for partition in partitions}) < len(partitions):
-        raise StructureError(f"region {region} is given the same partition twice")
-
-
-def _check_partition(region: Scope, partition: Partition) -> None:
-    problem = _problem(region, partition)
-    if problem:
-        parts = " | ".join(map(repr, partition)) or "nothing"
-        raise StructureError(f"partition of region {region} into {parts}: {problem}")
-
-
-def _problem(region: Scope, partition: Partition) -> str | None:
-    if region in partition:
-        return "a cycle, the region would be a part of itself"
-    if len(partition) < 2 or not all(partition):
-        return "expected at least two parts, none of them empty"
-    union = Scope()
-    for part in partition:
-        if union & part:
-            return f"the parts overlap in {union & part}"
-        union = union | part
-    return None if union == region else f"the parts differ from the region in {union ^ region}"
-
-
-def _size(region: Scope) -> tuple[int, int]:
-    return len(region), region.bits
-
-
-def _first(regions: Iterable[Scope]) -> Scope:
-    return min(regions, key=_size)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pcircuits.structure.families.check import check_at_least
-from pcircuits.structure.region_graph import Partition, RegionGraph
+from pcircuits.structure.partitions import Partition
+from pcircuits.structure.region_graph import RegionGraph
 from pcircuits.structure.scope import Scope
 
 

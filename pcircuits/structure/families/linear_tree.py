@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pcircuits.errors import StructureError
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.families.check import check_length
-from pcircuits.structure.region_graph import Partition, RegionGraph
+from pcircuits.structure.partitions import Partition
+from pcircuits.structure.region_graph import RegionGraph
 from pcircuits.structure.scope import Scope
 
 
