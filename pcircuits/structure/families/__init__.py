@@ -11,12 +11,13 @@ Examples:
 from pcircuits.structure.families.automaton import automaton, regular_expression
 from pcircuits.structure.families.binary_tree import binary_tree
 from pcircuits.structure.families.block_hmm import block_hmm
+from pcircuits.structure.families.cnf import logic_from_cnf
 from pcircuits.structure.families.factorized import factorized
 from pcircuits.structure.families.hidden_chow_liu import chow_liu, hidden_chow_liu
 from pcircuits.structure.families.higher_order_hmm import higher_order_hmm
 from pcircuits.structure.families.hmm import gated_hmm, hmm
 from pcircuits.structure.families.linear_tree import linear_tree, linear_tree_regions
-from pcircuits.structure.families.logic import And, Literal, Or, logic, logic_from_cnf
+from pcircuits.structure.families.logic import And, Literal, Or, logic
 from pcircuits.structure.families.mixture import mixture
 from pcircuits.structure.families.monarch_hmm import monarch_hmm
 from pcircuits.structure.families.poon_domingos import poon_domingos, poon_domingos_regions
