@@ -24,10 +24,10 @@ from pcircuits.queries.information import (
     mutual_information,
 )
 from pcircuits.queries.input_values import log_input_values
+from pcircuits.queries.latents import latent_marginals
 from pcircuits.queries.likelihood import conditional_log_likelihood, log_evidence, log_likelihood
 from pcircuits.queries.map import MapResult, map
 from pcircuits.queries.marginals import (
-    latent_marginals,
     leave_one_out,
     log_leave_one_out,
     marginals,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,90 +13,12 @@ from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters, prepare_for
 from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
-from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.weights import Weights, floor_of
-from pcircuits.queries.entries import Pairs, category_weights, has_shared_table, input_columns
-from pcircuits.queries.lazy import LazyValues, take_folds
+from pcircuits.execute.weights import Weights
+from pcircuits.queries.asked import Asked, listed_of
+from pcircuits.queries.entries import Pairs, category_weights, input_columns
+from pcircuits.queries.lazy import LazyValues
 from pcircuits.queries.path import PathValues, path_of
 from pcircuits.queries.routes import routes_of
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """One variable of each of n examples, which may repeat.
-
-    Attributes:
-        variables: (n,).
-        examples: (n,).
-        batch: B if all examples are there for one variable after the other; None if not so.
-    """
-
-    variables: np.ndarray
-    examples: np.ndarray
-    batch: int | None
-
-    def take(self, table: Tensor, first: np.ndarray) -> Tensor:
-        """(n, ...) rows of (F, B, ...) at (first[n], examples[n]), a view if possible."""
-        if self.batch is not None:
-            return take_folds(table, first[:: self.batch]).flatten(0, 1)
-        index = (torch.as_tensor(at, device=table.device) for at in (first, self.examples))
-        return table[tuple(index)]
-
-    def rows(self, table: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """`take` of what is on the host; a view only of all examples of one variable."""
-        whole = self.batch == len(first)
-        found: np.ndarray = table[first[0]] if whole else table[first, self.examples]
-        return found
-
-    def only(self, kept: np.ndarray) -> _Asked:
-        """Those where `kept` (n,) is true."""
-        if kept.all():
-            return self
-        batch = 1 if self.batch == 1 else None
-        return _Asked(self.variables[kept], self.examples[kept], batch)
-
-
-@dataclass(frozen=True, eq=False)
-class _Listed:
-    """Categories that evidence lists, where one table on the CPU serves all variables.
-
-    Attributes:
-        layer: The layer of all inputs.
-        folds: (L,) the only input of each variable.
-        columns: (V, K) the table in linear space, column by column.
-        floor: See `floor_of`.
-        categories: (L, B, k) what is listed.
-        potentials: (L, B, k) its log-potentials.
-    """
-
-    layer: int
-    folds: np.ndarray
-    columns: np.ndarray
-    floor: float
-    categories: np.ndarray
-    potentials: np.ndarray
-
-
-def _listed(
-    plan: Plan, prepared: PreparedParameters, potentials: Tensor | None, categories: Tensor | None
-) -> _Listed | None:
-    """What compiled passes need; None where they may not do."""
-    by_layer = routes_of(plan).input_folds
-    if potentials is None or categories is None or potentials.is_cuda or len(by_layer) > 1:
-        return None
-    ((i, folds),) = by_layer.items()
-    layer, weights = plan.layers[i], prepared.weights[i]
-    assert isinstance(layer, InputLayer)
-    # Of fewer categories than the circuit has, those that are listed and are not there are none.
-    if folds.shape[1] > 1 or layer.num_categories < plan.num_categories:
-        return None
-    if not isinstance(weights, Weights) or weights.shift is not None:
-        return None
-    if not has_shared_table(weights) or potentials.device != weights.log.device:
-        return None
-    columns = weights.columns.contiguous()
-    lists = (np.ascontiguousarray(own.numpy()) for own in (categories, potentials))
-    return _Listed(i, folds[:, 0], columns.numpy(), floor_of(columns), *lists)
 
 
 class Conditioner:
@@ -155,7 +76,7 @@ class Conditioner:
         self._potentials = None if potentials is None else potentials.to(dtype).transpose(0, 1)
         self._categories = None if categories is None else categories.long().transpose(0, 1)
         self._examples, self._sizes = np.arange(self.batch_size), np.array(plan.circuit.categories)
-        self._listed = _listed(plan, self._prepared, self._potentials, self._categories)
+        self._listed = listed_of(plan, self._prepared, self._potentials, self._categories)
         # What is known is asked on the host, where it is decided what to compute.
         self._observed = np.zeros((self.batch_size, plan.num_variables), dtype=bool)
         self._values = np.zeros(self._observed.shape, dtype=np.int64)
@@ -233,7 +154,7 @@ class Conditioner:
         if not len(variables):
             return self._nothing().expand(*shape, -1).clone()
         whole = bool((mask == mask[:1]).all())
-        rows = self._posteriors(_Asked(variables, examples, shape[0] if whole else None))
+        rows = self._posteriors(Asked(variables, examples, shape[0] if whole else None))
         if len(rows) == mask.size:
             return rows.view(shape[1], shape[0], -1).transpose(0, 1)
         found = rows.new_zeros(*shape, rows.shape[-1])
@@ -265,7 +186,7 @@ class Conditioner:
         every[asked.examples] = found
         return every
 
-    def _one_each(self, variables: Tensor, rows: Tensor | None) -> _Asked:
+    def _one_each(self, variables: Tensor, rows: Tensor | None) -> Asked:
         """One variable of each example that is meant."""
         own, examples = self._host("variables", variables), self._examples
         if rows is not None:
@@ -279,7 +200,7 @@ class Conditioner:
                 f"0 .. {length - 1}"
             )
         whole = len(own) == self.batch_size and bool((own == own[:1]).all())
-        return _Asked(own, examples, self.batch_size if whole else None)
+        return Asked(own, examples, self.batch_size if whole else None)
 
     def _host(self, name: str, tensor: Tensor) -> np.ndarray:
         if tuple(tensor.shape) != (self.batch_size,):
@@ -290,7 +211,7 @@ class Conditioner:
         found: np.ndarray = tensor.cpu().numpy()
         return found
 
-    def _check_values(self, asked: _Asked, values: np.ndarray) -> None:
+    def _check_values(self, asked: Asked, values: np.ndarray) -> None:
         sizes = self._sizes[asked.variables]
         wrong = ((values < 0) | (values >= sizes)).nonzero()[0]
         if len(wrong):
@@ -312,7 +233,7 @@ class Conditioner:
             width = self._categories.shape[2]
         return torch.zeros(1, width, device=self._device, dtype=self._prepared.dtype)
 
-    def _posteriors(self, asked: _Asked) -> Tensor:
+    def _posteriors(self, asked: Asked) -> Tensor:
         """(n, V) or (n, k) posteriors."""
         known = self._observed[asked.examples, asked.variables]
         if not known.any():
@@ -323,7 +244,7 @@ class Conditioner:
             found[free] = self._unknown(asked.only(~known))
         return found
 
-    def _unknown(self, asked: _Asked) -> Tensor:
+    def _unknown(self, asked: Asked) -> Tensor:
         """As `_posteriors`, of variables that have no value."""
         found = self._listed_at_once(asked)
         if found is not None:
@@ -341,7 +262,7 @@ class Conditioner:
             )
         return found
 
-    def _listed_at_once(self, asked: _Asked) -> Tensor | None:
+    def _listed_at_once(self, asked: Asked) -> Tensor | None:
         """As `_unknown`, in compiled passes; None without a list, or where they may not do."""
         if self._listed is None:
             return None
@@ -357,7 +278,7 @@ class Conditioner:
         found = gathered_posteriors(x, own.columns, *lists, own.floor)
         return None if found is None else torch.from_numpy(found)
 
-    def _messages_to(self, asked: _Asked) -> Tensor:
+    def _messages_to(self, asked: Asked) -> Tensor:
         """(n, V) or (n, k) log-weights of categories by all but the variables' own potentials."""
         routes = self._routes
         tables = {i: folds[asked.variables] for i, folds in routes.input_folds.items()}
@@ -371,7 +292,7 @@ class Conditioner:
         assert total is not None
         return total
 
-    def _through(self, i: int, folds: np.ndarray, asked: _Asked) -> Tensor:
+    def _through(self, i: int, folds: np.ndarray, asked: Asked) -> Tensor:
         """As `_messages_to`, through one input (or none, -1) of one layer for each entry."""
         layer, there = self.plan.layers[i], folds >= 0
         assert isinstance(layer, InputLayer)
@@ -388,7 +309,7 @@ class Conditioner:
         found[torch.as_tensor(there, device=part.device), : part.shape[1]] = part
         return found
 
-    def _one_hot(self, asked: _Asked) -> Tensor:
+    def _one_hot(self, asked: Asked) -> Tensor:
         values = self._values[asked.examples, asked.variables]
         values = torch.as_tensor(values, device=self._device)[:, None]
         if self._categories is None:
