@@ -46,6 +46,28 @@ def test_a_coupling_says_its_sizes_and_its_error(kind: str) -> None:
     )
 
 
+def test_the_error_of_marginals_is_the_largest_total_variation() -> None:
+    case = small_case()
+    found = _couple(case, codd.CouplingSettings("product"))
+    apart = (found.marginals() - case.log_probs.exp()).abs().sum(-1) * 0.5
+    expected = [max(row[~seen]) for row, seen in zip(apart, case.observed, strict=True)]
+
+    error = codd.marginal_error(found, case.log_probs)
+
+    torch.testing.assert_close(error, torch.stack(expected))
+
+
+def test_a_coupling_is_told_in_a_line() -> None:
+    case = small_case()
+    one = replace(
+        case, log_probs=case.log_probs[:1], values=case.values[:1], observed=case.observed[:1]
+    )
+    told = [repr(_couple(each, codd.CouplingSettings("product"))) for each in (case, one)]
+
+    assert "(3 windows of 4 tokens, 3 categories, 9 masked)" in told[0]
+    assert "(1 window of 4 tokens, 3 categories, 3 masked)" in told[1]
+
+
 def test_log_partition_is_the_sum_over_worlds() -> None:
     case = small_case()
     weights = case.circuit().expand(3, -1).clone()

@@ -253,6 +253,7 @@ def test_a_stepped_distribution_answers_like_any_other(
     own = CouplingStepper(CouplingSettings(), plan, prepared).distribution(*known)
     other = couple(CouplingSettings(), plan, prepared, *known)
     tokens = own.sample()[:, 0]
+    assert torch.equal(own.sample(temperature=1.0)[:, 0], tokens)  # the step's, drawn at 1
     torch.testing.assert_close(own.log_prob(tokens), other.log_prob(tokens), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         own.condition(tokens, ~window["observed"]).marginals(),

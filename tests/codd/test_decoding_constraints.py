@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import reduce
 from typing import Any
 
 import pytest
 import torch
 
 import pcircuits as pc
-from codd.decoding.automata import at_the_end
+from codd.decoding.automata import Unrolled, at_the_end
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
 from codd.decoding.selection import SELECTIONS
@@ -251,3 +252,31 @@ def test_constraints_that_do_not_fit_are_refused(
             tokens_per_step=1,
             constraint=pattern,
         )
+
+
+def test_a_walk_is_in_the_state_that_the_tokens_lead_to() -> None:
+    moves = [{0: 1, 1: 2, None: 0}, {2: 0, 3: 3, None: 1}, {0: 2, None: 3}, {1: 1, 2: 2}]
+    length = 5
+    unrolled = Unrolled.of(pc.families.automaton(moves, {2}, length, SIZE))
+    words = torch.tensor(list(itertools.product(range(SIZE), repeat=length - 1)))
+    states = [reduce(lambda s, v: step(moves, s, v), word, 0) for word in words.tolist()]
+    alive = [any(step(moves, s, v) == 2 for v in range(SIZE)) for s in states]
+    found = unrolled.walk(words).tolist()
+
+    assert [i >= 0 for i in found] == alive
+    assert len({(s, i) for s, i in zip(states, found, strict=True) if i >= 0}) == len(
+        {s for s, ok in zip(states, alive, strict=True) if ok}
+    )
+
+
+def test_a_block_may_have_hundreds_of_tokens() -> None:
+    parity = pc.families.automaton([{0: 1, None: 0}, {0: 0, None: 1}], {1}, 301, 2)
+    plan = pc.compile_circuit(Unrolled.of(parity).block(0, 300, 300))
+    tokens = torch.randint(0, 2, (5, 300), generator=torch.Generator().manual_seed(0))
+
+    assert pc.forward(plan, {}, pc.Evidence(tokens)).tolist() == [0.0] * 5
+
+
+def step(moves: list[dict[int | None, int]], state: int, token: int) -> int:
+    """The state after a token; -1 where there is none."""
+    return -1 if state < 0 else moves[state].get(token, moves[state].get(None, -1))

@@ -246,6 +246,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompts": rows([-1])}, r"prompts\[0\]: expected ids 0 to 2, found -1"),
     ({"prompts": [torch.zeros(2)]}, r"prompts\[0\]: expected int64 of one dimension"),
     ({"prompts": [torch.zeros(1, 2, dtype=torch.int64)]}, "expected int64 of one dimension"),
+    (
+        {"prompts": [*rows([0]), torch.zeros(2, dtype=torch.int64, device="meta")]},
+        r"prompts\[1\]: expected device cpu, found meta",
+    ),
 ]
 
 

@@ -132,3 +132,12 @@ def test_window_lies_around_what_it_covers_where_there_is_room() -> None:
     selected[2, 11] = True
     (only,) = minimum_cover(selected, 6)
     assert only.start.tolist() == [3, 0, 6]
+
+
+def test_the_leftmost_candidates_come_first() -> None:
+    candidates = torch.tensor([[False, True, True, True], [True, False, True, False]])
+    order = score("left_to_right", lambda: torch.empty(0), candidates, generator())
+
+    picked = select(order, candidates, torch.tensor([2, 1]))
+
+    assert picked.tolist() == [[False, True, True, False], [True, False, False, False]]

@@ -16,16 +16,18 @@ def replace(file: str, line: int, source: str) -> None:
     path = str(Path(file).resolve())
     code = _outermost(compile(source, path, "exec", dont_inherit=True), line)
     loaded = [found for found in gc.get_objects() if type(found) is FunctionType]
-    place = (path, code.co_qualname, code.co_firstlineno)
-    same = [found for found in loaded if _place(found.__code__) == place]
+    same = [found for found in loaded if _is_at(found.__code__, code, path)]
     if not same:
-        raise LookupError(f"{place} is not loaded")
+        raise LookupError(f"{code.co_qualname} of {path} is not loaded")
     for function in same:
         function.__code__ = code
 
 
-def _place(code: CodeType) -> tuple[str, str, int]:
-    return str(Path(code.co_filename).resolve()), code.co_qualname, code.co_firstlineno
+def _is_at(loaded: CodeType, code: CodeType, path: str) -> bool:
+    named = loaded.co_qualname == code.co_qualname
+    if not named or loaded.co_firstlineno != code.co_firstlineno:
+        return False
+    return str(Path(loaded.co_filename).resolve()) == path
 
 
 def _outermost(module: CodeType, line: int) -> CodeType:

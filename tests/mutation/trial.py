@@ -25,7 +25,8 @@ from tests.mutation.processes import BROKEN, forked, started
 from tests.mutation.reach import Reach, Recorder
 from tests.mutation.replace import replace
 
-BUDGET = 20.0  # seconds of tests for a mutant, the quickest first
+BUDGET = 10.0  # seconds of tests for a mutant, the quickest first
+COMPILED = ("_jit", ".jit", "@compiled")  # machine code holds the code of other files, too
 QUIET = ["-x", "-q", "-s", "--tb=no", "--no-summary", "-p", "no:cacheprovider"]
 
 
@@ -68,7 +69,8 @@ class Trial:
         times, original, changed = path.stat(), path.read_text(encoding="utf-8"), mutant.code()
         tests = self._tests(mutant)
         seconds = 20.0 + 5.0 * sum(self._reach.seconds[test] for test in tests)
-        late = "jit" not in original and not self._reach.at_import(mutant.file, mutant.line)
+        compiled = any(mark in original for mark in COMPILED)
+        late = not compiled and not self._reach.at_import(mutant.file, mutant.line)
         if not tests:
             return False
         path.write_text(changed, encoding="utf-8")
@@ -77,7 +79,7 @@ class Trial:
             if late:
                 code = forked(lambda: self._with(mutant, changed, tests), seconds)
             if code == BROKEN:
-                code = _in_a_new_process(tests, 120.0 + seconds, compiled="jit" in original)
+                code = _in_a_new_process(tests, 120.0 + seconds, compiled=compiled)
             return code != 0
         finally:
             path.write_text(original, encoding="utf-8")

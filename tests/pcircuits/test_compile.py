@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 
 import pcircuits as pc
@@ -99,6 +100,29 @@ def test_a_plan_prints_its_layers_and_cost() -> None:
         "SumLayer",
     ]
     assert "64 parameters (256 bytes)" in text.splitlines()[-1]
+
+
+def test_a_mixture_of_single_units_is_a_product_with_a_vector() -> None:
+    def layers(units: int) -> list[str]:
+        parts = [pc.Input(0, num_units=units, num_categories=2) for _ in range(3)]
+        middle = pc.Sum(*parts, num_units=units, mixing=True)
+        plan = pc.compile_circuit(pc.Circuit(pc.Sum(middle, num_units=1)))
+        return [type(layer).__name__ for layer in plan.layers]
+
+    assert layers(1) == ["InputLayer", "SumLayer", "SumLayer"]
+    assert layers(2) == ["InputLayer", "MixingLayer", "SumLayer"]
+
+
+def test_a_table_of_indicators_has_its_place_and_a_limit() -> None:
+    def indicator(categories: int) -> pc.Circuit:
+        supports = ((categories - 1,),)
+        return pc.Circuit(pc.Input(0, num_units=1, num_categories=categories, supports=supports))
+
+    plan = pc.compile_circuit(indicator(1000))
+    found = pc.forward(plan, {}, pc.Evidence(torch.tensor([[999], [0]])))
+    assert found.tolist() == [0.0, -torch.inf]
+    with pytest.raises(CompileError, match="tables of 300000000 numbers; expected at most"):
+        pc.compile_circuit(indicator(300_000_000))
 
 
 def test_a_long_plan_is_printed_in_part() -> None:
