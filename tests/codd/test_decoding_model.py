@@ -9,6 +9,7 @@ import torch
 
 import pcircuits as pc
 from codd.decoding.loop import generate
+from codd.decoding.uncoupled import UncoupledModel
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.model import CoupledModel
 from codd.modulators.static import StaticModulator
@@ -58,3 +59,44 @@ def test_any_prompt_length_decodes(model: CoupledModel, mode: str, prompt: list[
     found = generate(model, rows(prompt, [3, 3]), 6, 3, mode=mode, sampler="any_order")
     assert [len(row) for row in found.tokens] == [len(prompt) + 6, 8]
     assert bool((found.completions < SIZE).all())
+
+
+@torch.no_grad()
+def test_a_denoiser_alone_sees_what_is_visible_and_no_padding(model: CoupledModel) -> None:
+    alone = UncoupledModel(model.denoiser, BLOCK)
+    mask = model.mask_id
+    tokens = torch.tensor([[0, 1, mask, 2, mask], [3, 3, 3, mask, 1]])
+    valid = torch.tensor([[True] * 5, [False, False, True, True, True]])
+    start, output = torch.tensor([2, 1]), model.denoise(tokens, attention_mask=valid)
+
+    found = [alone.distribution(output, tokens, start, valid=own) for own in (None, valid)]
+
+    seen = [[False, True, False], [True, True, False]]
+    assert found[0].observed.tolist() == seen
+    assert found[1].observed.tolist() == [seen[0], [False, True, False]]
+    expected = output.logits[0, 2:].softmax(-1)
+    torch.testing.assert_close(found[0].marginals()[0, 0], expected[0])
+    torch.testing.assert_close(found[0].marginals()[0, 2], expected[2])
+
+
+@pytest.mark.parametrize("prompt", [[0, 1], [2, 3]])
+def test_the_surest_position_anywhere_is_written_first(
+    model: CoupledModel, prompt: list[int]
+) -> None:
+    masked = torch.tensor([prompt + [model.mask_id] * 6])
+    with torch.no_grad():
+        sure = model.denoise(masked).logits.softmax(-1).amax(-1)[0, 2:]
+
+    found = generate(
+        model,
+        rows(prompt, [1, 1]),
+        6,
+        6,
+        mode="full",
+        coupling="factorised",
+        selection="low_confidence",
+        record_history=True,
+    )
+
+    written = found.history[0].tokens[0, -6:] != model.mask_id
+    assert written.nonzero().flatten().tolist() == [int(sure.argmax())]

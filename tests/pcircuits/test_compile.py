@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ def test_operands_read_the_children_of_each_node_in_order(circuit: pc.Circuit) -
             assert layer.variables[fold] == node.variable
             continue
         if isinstance(layer, SegmentLayer):
-            reads = [_places(layer.operands[0])[e] for e in np.flatnonzero(layer.nodes == fold)]
+            edges = np.flatnonzero(layer.nodes == fold)
+            reads = [_places(layer.operands[0])[e] for e in edges]
+            assert layer.ranks[edges].tolist() == list(range(len(edges)))
         else:
             reads = [_places(operand)[fold] for operand in layer.operands]
         assert reads == [place[child] for child in node.children]
@@ -128,8 +131,19 @@ def test_a_table_of_indicators_has_its_place_and_a_limit() -> None:
 def test_a_long_plan_is_printed_in_part() -> None:
     plan = pc.compile_circuit(pc.families.hmm(500, num_states=2, num_categories=2))
 
-    assert len(str(plan).splitlines()) < 40
-    assert "more layers" in str(plan)
+    lines = str(plan).splitlines()
+    (gap,) = [line for line in lines if "more layers" in line]
+    shown = [line for line in lines if " units " in line and line is not lines[-1]]
+    assert len(lines) < 40
+    assert int(gap.split()[1]) + len(shown) == len(plan.layers)
+    assert lines.index(gap) - lines.index(shown[0]) == lines.index(shown[-1]) - lines.index(gap)
+
+
+def test_the_operations_of_the_layers_are_those_of_the_plan() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(6, num_states=3, num_categories=5))
+    found = re.findall(r"([\d,]+) operations", "\n".join(str(plan).splitlines()[1:-1]))
+
+    assert sum(int(number.replace(",", "")) for number in found) == plan.cost().operations
 
 
 def test_a_plan_cannot_be_changed() -> None:
