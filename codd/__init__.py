@@ -16,7 +16,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from codd import errors
+from codd import denoisers, errors
 from codd.vocabulary import (
     BPEVocabulary,
     ByteVocabulary,
@@ -89,8 +89,11 @@ __all__ = [
     "TransformerDenoiser",
     "Vocabulary",
     "add_lora",
+    "compat",
     "couple",
+    "denoisers",
     "errors",
+    "evaluation",
     "generate",
     "infill",
     "load_published_circuit",
@@ -99,15 +102,16 @@ __all__ = [
     "merge_lora",
     "save_published_circuit",
     "stream",
+    "training",
     "viz",
     "vocabulary_from_json",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Pictures come when they are asked for: matplotlib takes half a second to import.
-    if name == "viz":
-        return importlib.import_module("codd.viz")
+    # These come when they are asked for: matplotlib alone takes half a second to import.
+    if name in ("compat", "evaluation", "training", "viz"):
+        return importlib.import_module(f"codd.{name}")
     raise AttributeError(f"module 'codd' has no attribute {name!r}")
 
 

@@ -127,7 +127,10 @@ def _modules(package: str) -> str:
     entries = []
     for path in sorted(ROOT.joinpath(*package.split(".")).glob("[!_]*.py")):
         module = importlib.import_module(f"{package}.{path.stem}")
-        exported = importlib.import_module(package.partition(".")[0]).__all__
+        above = (package.partition(".")[0], package)
+        exported = {
+            name for each in above for name in getattr(importlib.import_module(each), "__all__", ())
+        }
         own = [
             name
             for name, value in vars(module).items()

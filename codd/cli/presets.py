@@ -36,7 +36,7 @@ QUICK = {
     "coupling_batch": 16,
 }
 PRESETS = {"full": FULL, "quick": QUICK}
-MINUTES = {"full": 23, "quick": 4}
+MINUTES = {"full": 23, "quick": 5}
 """About how long a preset takes on two cores."""
 _ABOUT = {"full": "what the shipped model was made with", "quick": "for a first look"}
 

@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
         "coupling is trained from what it says, kept in RUN/cache. A fourth stage, joint, trains "
         "everything along. Under torchrun the processes share every batch. Ctrl-C stops with a "
         "checkpoint; --resume continues to the same result. The model that is shipped with the "
-        "package was made with the default options; `--preset quick` takes a sixth of the time.",
+        "package was made with the default options; `--preset quick` takes a quarter of the time.",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)

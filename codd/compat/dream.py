@@ -7,6 +7,13 @@ coupled model draws the tokens of a step together, by windows; with `coupling="f
 denoiser alone, it is the published procedure. One thing differs: where tokens are drawn
 (`temperature` above 0), "maskgit_plus" ranks positions by their likeliest token and not by the one
 that was drawn.
+
+Examples:
+    >>> from codd.compat import dream
+    >>> demo = codd.CoupledModel.from_pretrained("demo")
+    >>> prompt = demo.vocabulary.encode("Return ")[None]
+    >>> dream.diffusion_generate(demo, prompt, max_new_tokens=4, steps=1, seed=0).shape
+    torch.Size([1, 11])
 """
 
 from __future__ import annotations
@@ -34,6 +41,8 @@ LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
 _ORIGIN = "origin"
 _CONFIDENCES = {"maskgit_plus": "low_confidence", "topk_margin": "margin", "entropy": "entropy"}
 
+__all__ = ["DreamOutput", "diffusion_generate"]
+
 
 @dataclass(frozen=True, eq=False)
 class DreamOutput:
@@ -41,7 +50,16 @@ class DreamOutput:
 
     Attributes:
         sequences: (B, P + N) the inputs and what was generated.
-        history: The sequences after each step, if asked for.
+        history: The sequences (B, P + N) after each step, if asked for.
+
+    Examples:
+        >>> from codd.compat.dream import diffusion_generate
+        >>> demo = codd.CoupledModel.from_pretrained("demo")
+        >>> prompt = demo.vocabulary.encode("Return the ")[None]
+        >>> told = {"return_dict_in_generate": True, "output_history": True}
+        >>> found = diffusion_generate(demo, prompt, max_new_tokens=8, steps=2, seed=0, **told)
+        >>> found.sequences.shape, len(found.history)
+        (torch.Size([1, 19]), 2)
     """
 
     sequences: Tensor
@@ -98,6 +116,13 @@ def diffusion_generate(
 
     Raises:
         DecodingError: If an argument is impossible.
+
+    Examples:
+        >>> from codd.compat.dream import diffusion_generate
+        >>> demo = codd.CoupledModel.from_pretrained("demo")
+        >>> prompt = demo.vocabulary.encode("Return the ")[None]  # (1, 11)
+        >>> diffusion_generate(demo, prompt, max_new_tokens=8, steps=2, seed=0).shape
+        torch.Size([1, 19])
     """
     _check(max_new_tokens, steps, temperature, top_p, top_k, alg, alg_temp, eps)
     length = inputs.shape[1] + max_new_tokens

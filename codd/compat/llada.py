@@ -6,6 +6,13 @@ takes its arguments and returns what it returns. A coupled model draws the token
 together; with `coupling="factorised"`, or a denoiser alone, it is the published procedure. One
 thing differs: where tokens are drawn (`temperature` above 0), positions are ranked by their
 likeliest token and not by the one that was drawn.
+
+Examples:
+    >>> from codd.compat import llada
+    >>> demo = codd.CoupledModel.from_pretrained("demo")
+    >>> prompt = demo.vocabulary.encode("Return ")[None]
+    >>> llada.generate(demo, prompt, steps=1, gen_length=4, block_length=4, seed=0).shape
+    torch.Size([1, 11])
 """
 
 from __future__ import annotations
@@ -20,6 +27,8 @@ from codd.coupling.couplings import CouplingSettings
 from codd.coupling.settings import FACTORISED
 from codd.decoding.loop import generate as decode
 from codd.model import CoupledModel
+
+__all__ = ["generate"]
 
 
 @torch.no_grad()
@@ -59,6 +68,13 @@ def generate(
 
     Raises:
         DecodingError: If an argument is impossible.
+
+    Examples:
+        >>> from codd.compat.llada import generate
+        >>> demo = codd.CoupledModel.from_pretrained("demo")
+        >>> prompt = demo.vocabulary.encode("Return the ")[None]  # (1, 11)
+        >>> generate(demo, prompt, steps=2, gen_length=8, block_length=8, seed=0).shape
+        torch.Size([1, 19])
     """
     alone = coupling == FACTORISED or not isinstance(model, CoupledModel)
     block = block_length or (gen_length if alone else model.block)

@@ -118,9 +118,20 @@ def load_denoiser(
         quantization: "8bit" or "4bit" for the linear layers of a published network's blocks, by
             bitsandbytes (extra `quantize`); None for none.
 
+    Returns:
+        The denoiser, its weights frozen.
+
     Raises:
         CheckpointError: If there is none, it is damaged, or no reader takes it.
         ConfigError: If an option is impossible.
+
+    Examples:
+        >>> from codd.denoisers import load_denoiser, save_denoiser
+        >>> demo = codd.CoupledModel.from_pretrained("demo")
+        >>> save_denoiser("mine", demo.denoiser)
+        >>> again = load_denoiser("mine")
+        >>> again.num_categories, again.mask_id
+        (99, 99)
     """
     options = LoadOptions(dtype, device_map, quantization)
     if has_checkpoint(name):
@@ -151,6 +162,15 @@ def save_denoiser(
 
     Raises:
         ConfigError: If it is of no known kind.
+
+    Examples:
+        >>> from codd.denoisers import load_denoiser, save_denoiser
+        >>> shape = codd.TransformerConfig(num_categories=5, width=8, num_layers=1, num_heads=2)
+        >>> denoiser = codd.TransformerDenoiser(shape, seed=0).eval()
+        >>> save_denoiser("small", denoiser)
+        >>> tokens = torch.tensor([[0, 5, 5, 2]])  # two are masked
+        >>> bool(torch.equal(load_denoiser("small")(tokens).logits, denoiser(tokens).logits))
+        True
     """
     stored = store_denoiser(denoiser)
     metadata = {

@@ -1,22 +1,4 @@
-"""A user's own module as a denoiser.
-
-Anything that turns tokens into one row of logits a position will do:
-
->>> import torch
->>> from torch import nn
->>> from codd.denoisers.wrapped import wrap
->>> class Mine(nn.Module):
-...     def __init__(self):
-...         super().__init__()
-...         self.table, self.head = nn.Embedding(11, 8), nn.Linear(8, 10)
-...
-...     def forward(self, tokens, attention_mask=None):
-...         hidden = self.table(tokens)
-...         return self.head(hidden), hidden
->>> denoiser = wrap(Mine(), num_categories=10, mask_id=10, max_length=32, hidden_size=8)
->>> denoiser(torch.tensor([[3, 10, 10, 7]])).logits.shape
-torch.Size([1, 4, 10])
-"""
+"""A user's own module as a denoiser."""
 
 from __future__ import annotations
 
@@ -85,8 +67,21 @@ def wrap(
         end_ids: Ids that end a text.
         vocabulary: Text to ids.
 
+    Returns:
+        A denoiser that calls the module.
+
     Raises:
         ConfigError: If a number is impossible.
+
+    Examples:
+        >>> from codd.denoisers import wrap
+        >>> network = torch.nn.Sequential(torch.nn.Embedding(11, 8), torch.nn.Linear(8, 10))
+        >>> class Mine(torch.nn.Module):
+        ...     def forward(self, tokens, attention_mask=None):
+        ...         return network(tokens)
+        >>> denoiser = wrap(Mine(), num_categories=10, mask_id=10, max_length=32)
+        >>> denoiser(torch.tensor([[3, 10, 10, 7]])).logits.shape
+        torch.Size([1, 4, 10])
     """
     return WrappedDenoiser(
         module,

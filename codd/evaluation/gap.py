@@ -41,6 +41,12 @@ class GapVariant:
     Attributes:
         model: Its `distribution` is used, on the output of the denoiser that is measured.
         coupling: A coupling's name or its settings; None for the model's own.
+
+    Examples:
+        >>> from codd.evaluation import GapVariant
+        >>> demo = codd.CoupledModel.from_pretrained("demo")
+        >>> GapVariant(demo, "product").coupling
+        'product'
     """
 
     model: Decodable
@@ -56,6 +62,11 @@ class GapProtocol:
         ratios: Shares of the block that are masked, in (0, 1], increasing.
         seed: Seed of the orders.
         batch_size: Rows of a denoiser call.
+
+    Examples:
+        >>> from codd.evaluation import GapProtocol
+        >>> GapProtocol(block=32, ratios=(0.25, 1.0)).masked_counts
+        (8, 32)
     """
 
     block: int
@@ -94,6 +105,14 @@ class GapResult:
         protocol: How they were measured.
         log_likelihoods: Label -> (N, R) nats per masked token, R mask ratios. Holds "factorised",
             "sequential" and every variant.
+
+    Examples:
+        >>> from codd.evaluation import GapProtocol, GapResult
+        >>> measured = {"factorised": [[-2.0]], "sequential": [[-1.0]], "copula": [[-1.25]]}
+        >>> log_likelihoods = {label: torch.tensor(numbers) for label, numbers in measured.items()}
+        >>> result = GapResult(GapProtocol(block=4, ratios=(1.0,)), log_likelihoods)
+        >>> result.gap()[0].value, result.gain("copula")[0].value  # nats per masked token
+        (1.0, 0.75)
     """
 
     protocol: GapProtocol
@@ -191,8 +210,21 @@ def measure_gap(
         protocol: What is masked.
         progress: Called with the windows done and in all.
 
+    Returns:
+        (N, R) log-likelihoods for every label, R mask ratios.
+
     Raises:
         EvaluationError: If windows, variants and protocol do not fit together.
+
+    Examples:
+        >>> from codd.evaluation import GapProtocol, GapVariant, measure_gap
+        >>> demo = codd.CoupledModel.from_pretrained("demo")
+        >>> text = "Return a list of the names of all files in the given folder, sorted."
+        >>> windows = demo.vocabulary.encode(text)[None, :48]  # (N, L) true tokens
+        >>> protocol = GapProtocol(block=8, ratios=(1.0,))
+        >>> result = measure_gap(demo, windows, {"copula": GapVariant(demo)}, protocol)
+        >>> result.variants, result.gain("copula")[0].value > 0
+        (('copula',), True)
     """
     _check(model, windows, variants, protocol)
     generator = torch.Generator().manual_seed(protocol.seed)

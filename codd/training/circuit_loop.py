@@ -118,6 +118,13 @@ def starting_circuit(
 
     Returns:
         The circuit with its starting parameters.
+
+    Examples:
+        >>> from codd.training import starting_circuit
+        >>> text = torch.tensor([0, 1, 2] * 50)  # (N,) tokens
+        >>> circuit = starting_circuit(text, window=6, num_states=4, num_categories=3)
+        >>> circuit.log_likelihood(text[None, :6]) > circuit.log_likelihood(text[None, :6].flip(1))
+        tensor([True])
     """
     circuit = pc.CircuitModel(pc.families.hmm(window, num_states, num_categories), seed=seed)
     if num_states >= num_categories:

@@ -57,6 +57,12 @@ class Corpus:
         source: What the text is, in words.
         rows: Whether every document is an example by itself, all of equally many tokens: a window
             is then the end of one document, never a piece of two.
+
+    Examples:
+        >>> from codd.training import Corpus
+        >>> corpus = Corpus(("a cat",), ("a dog",), ("a cow",), sha256="", source="three animals")
+        >>> codd.CharacterVocabulary.from_text(corpus.train, min_count=1).size
+        5
     """
 
     train: tuple[str, ...]
@@ -75,6 +81,12 @@ def python_documentation() -> Corpus:
 
     Raises:
         CorpusError: If this Python was installed without its library sources.
+
+    Examples:
+        >>> from codd.training import python_documentation
+        >>> corpus = python_documentation()
+        >>> sum(map(len, corpus.train)) > 1_000_000
+        True
     """
     folder = Path(sysconfig.get_path("stdlib"))
     documents = [*_help_topics(), *_library_docstrings(folder)]
@@ -83,14 +95,27 @@ def python_documentation() -> Corpus:
 
 
 def read_text_files(paths: Sequence[str | Path], *, split_paragraphs: bool = False) -> Corpus:
-    """Builds a corpus from UTF-8 text files.
+    r"""Builds a corpus from UTF-8 text files.
 
     Args:
         paths: The files; each is one document unless `split_paragraphs`.
         split_paragraphs: Make every block between blank lines a document of its own.
 
+    Returns:
+        The documents, split into train, valid and test.
+
     Raises:
         CorpusError: If a file is missing or not UTF-8, or too few documents remain.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from codd.training import read_text_files
+        >>> animals = ("cat", "dog", "cow", "horse", "sheep", "goat")
+        >>> text = "\n\n".join(f"All that the {name} knows of the {name}s." for name in animals)
+        >>> _ = Path("animals.txt").write_text(text)
+        >>> corpus = read_text_files(["animals.txt"], split_paragraphs=True)
+        >>> len(corpus.train + corpus.valid + corpus.test)
+        6
     """
     documents = []
     for path in map(Path, paths):

@@ -44,6 +44,11 @@ class CouplingTraining:
         validation_windows: Windows a validation uses.
         micro_batches: Parts of a step that follow each other, their gradients added up: a step
             takes the memory of one part.
+
+    Examples:
+        >>> from codd.training import CouplingTraining
+        >>> CouplingTraining(batch_size=8).circuit_learning_rate  # the circuit stays as it is
+        0.0
     """
 
     batch_size: int = 32
@@ -100,6 +105,30 @@ def train_coupling(
         ConfigError: If nothing would be trained, or the windows are shorter than the circuit's or
             longer than the denoiser takes.
         CheckpointError: If `folder` holds a checkpoint of another run.
+
+    Examples:
+        >>> from codd.training import CouplingTraining, Schedule, train_coupling
+        >>> shape = codd.TransformerConfig(num_categories=3, max_length=8, width=8, num_layers=1)
+        >>> circuit = pc.CircuitModel(pc.families.hmm(8, num_states=4, num_categories=3), seed=0)
+        >>> model = codd.CoupledModel.from_parts(
+        ...     codd.TransformerDenoiser(shape, seed=0),
+        ...     circuit,
+        ...     modulator="latent",
+        ...     vocabulary=codd.CharacterVocabulary.from_text(["ab"], min_count=1),
+        ... )
+        >>> text = torch.tensor([0, 1, 2] * 50)  # (N,) tokens
+        >>> run = train_coupling(
+        ...     model,
+        ...     text,
+        ...     text[:64].view(8, 8),
+        ...     CouplingTraining(batch_size=4),
+        ...     Schedule(steps=2),
+        ...     "run",  # checkpoints go there
+        ...     {"about": "an example"},
+        ...     show_progress=False,
+        ... )
+        >>> run.step, len(run.history)
+        (2, 1)
     """
     if not model.window <= valid.shape[1] <= model.max_length:
         raise ConfigError(

@@ -27,6 +27,14 @@ class Schedule:
         validate_every: Steps between validations.
         checkpoint_every: Steps between checkpoints.
         seed: Seed of everything random.
+
+    Examples:
+        >>> from codd.training import Schedule
+        >>> Schedule(steps=200).warmup_steps
+        50
+        >>> Schedule(steps=0)
+        Traceback (most recent call last):
+        codd.errors.ConfigError: steps: expected a positive number, found 0
     """
 
     steps: int

@@ -16,7 +16,7 @@ SEPARATOR = "\n\n"
 
 
 def encode_documents(documents: Sequence[str], vocabulary: Vocabulary) -> Tensor:
-    """Joins documents by a blank line and encodes them.
+    r"""Joins documents by a blank line and encodes them.
 
     Args:
         documents: Texts.
@@ -24,6 +24,13 @@ def encode_documents(documents: Sequence[str], vocabulary: Vocabulary) -> Tensor
 
     Returns:
         (N,) int64 ids.
+
+    Examples:
+        >>> from codd.training import encode_documents
+        >>> vocabulary = codd.CharacterVocabulary.from_text(["ab\n"], min_count=1)
+        >>> tokens = encode_documents(["ab", "ba"], vocabulary)  # apart by a blank line
+        >>> vocabulary.decode(tokens)
+        'ab\n\nba'
     """
     return vocabulary.encode(SEPARATOR.join(documents))
 
@@ -72,6 +79,12 @@ def sample_windows(tokens: Tensor, length: int, count: int, generator: torch.Gen
 
     Raises:
         CorpusError: If there are fewer than L tokens.
+
+    Examples:
+        >>> from codd.training import sample_windows
+        >>> windows = sample_windows(torch.arange(100), 4, 3, torch.Generator().manual_seed(0))
+        >>> windows.shape, bool((windows.diff(dim=1) == 1).all())
+        (torch.Size([3, 4]), True)
     """
     _check_length(tokens, length)
     if tokens.dim() == 2:
@@ -93,6 +106,11 @@ def evaluation_windows(tokens: Tensor, length: int) -> Tensor:
 
     Raises:
         CorpusError: If there are fewer than L tokens.
+
+    Examples:
+        >>> from codd.training import evaluation_windows
+        >>> evaluation_windows(torch.arange(10), 4).tolist()  # the last two are left out
+        [[0, 1, 2, 3], [4, 5, 6, 7]]
     """
     _check_length(tokens, length)
     if tokens.dim() == 2:

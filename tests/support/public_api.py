@@ -26,7 +26,13 @@ MODULES = (
     "pcircuits.queries",
     "pcircuits.viz",
     "codd",
+    "codd.compat",
+    "codd.compat.dream",
+    "codd.compat.llada",
+    "codd.denoisers",
     "codd.errors",
+    "codd.evaluation",
+    "codd.training",
     "codd.viz",
 )
 
