@@ -1,4 +1,4 @@
-"""`codd demo`: the shipped model with and without coupling, in about a minute on two cores."""
+"""`codd demo`: the shipped model with and without coupling, in about two minutes on two cores."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from codd.model import CoupledModel
 from codd.training.corpus import Corpus, python_documentation
 from codd.training.windows import encode_documents
 
-# Sizes measured in advance: the whole takes about a minute on two cores.
+# Sizes measured in advance: the whole takes about two minutes on two cores.
 _TEXTS = 3
 _TOKENS_PER_STEP = 8
 _GAP_WINDOWS = 48
@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the subparsers of `codd`."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
-        help="see in about a minute what coupling does",
+        help="see in about two minutes what coupling does",
         description="Continues held-out text with and without coupling side by side, measures the "
         "gap that coupling closes and the quality of text written several tokens at once, on few "
         "windows, and writes three figures and the figures' numbers as JSON.",
