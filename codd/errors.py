@@ -11,6 +11,9 @@ Examples:
     True
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "CheckpointError",
     "CoddError",
@@ -63,3 +66,21 @@ class EvaluationError(CoddError):
 
 class TrainingError(CoddError):
     """A training run cannot go on."""
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Around code that interprets what a file says: what it stumbles over is a damaged file.
+
+    Args:
+        what: Name of the file or folder.
+
+    Raises:
+        CheckpointError: If values of the wrong kind lead to an error that is not codd's own.
+    """
+    try:
+        yield
+    except CoddError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{what} does not say what it should: {error!r:.200}") from error

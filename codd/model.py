@@ -305,7 +305,7 @@ class CoupledModel(CoupledDenoiser, nn.Module):
         parts = read_parts(folder, denoiser=denoiser, options=options)
         try:
             return cls._of(parts).eval()
-        except ConfigError as error:
+        except (ConfigError, TypeError) as error:  # TypeError: a number that is none
             raise CheckpointError(f"{folder} is not a coupled model: {error}") from error
 
     @classmethod

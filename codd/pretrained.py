@@ -29,7 +29,7 @@ from codd.denoisers.registry import (
     store_adapters,
     store_denoiser,
 )
-from codd.errors import CheckpointError, CoddError, ConfigError
+from codd.errors import CheckpointError, ConfigError
 from codd.members import Members, part_of, read_members
 from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import AnyModulator
@@ -133,7 +133,8 @@ def read_parts(
         return _parts(checkpoint, denoiser, options)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    except (CoddError, pc.errors.CircuitError, KeyError, TypeError, RuntimeError) as error:
+    # Errors of both packages are ValueErrors; the others come of values of the wrong kind.
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{folder} is not a coupled model: {error}") from error
 
 
@@ -184,7 +185,10 @@ def _check_kind(metadata: Mapping[str, Any]) -> None:
 def _description(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if metadata.get("format_version", 1) == 1:
         return {"kind": "transformer", "config": metadata["denoiser"]}
-    return dict(metadata["denoiser"])
+    found = metadata["denoiser"]
+    if not isinstance(found, dict):
+        raise CheckpointError(f"denoiser: expected names and values, found {found!r:.60}")
+    return found
 
 
 def _stored(denoiser: nn.Module) -> StoredDenoiser:

@@ -30,7 +30,7 @@ from codd.denoisers.mdlm import MDLMConfig, MDLMDenoiser
 from codd.denoisers.placement import DeviceMap, single_device
 from codd.denoisers.tokenizer import read_tokenizer, turn_ends
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
-from codd.errors import CheckpointError, CoddError, ConfigError
+from codd.errors import CheckpointError, CoddError, ConfigError, reading
 
 _CHECKPOINT_KIND = "denoiser"
 _ADAPTERS = "lora:"  # before their names: no parameter's name has a colon
@@ -137,8 +137,9 @@ def load_denoiser(
     if has_checkpoint(name):
         return _load_own(Path(name), options)
     folder = open_folder(name, revision)
-    family = _kind_of(folder, kind)
-    denoiser = PUBLISHED[family].read(folder, options)
+    with reading(f"{folder.name}: config.json"):
+        family = _kind_of(folder, kind)
+        denoiser = PUBLISHED[family].read(folder, options)
     if denoiser.vocabulary is None:
         found = read_tokenizer(
             folder.path, num_categories=denoiser.num_categories, mask_id=denoiser.mask_id

@@ -160,11 +160,11 @@ class CacheLayout:
             TypeError: If a field is missing, unknown or of another type.
             ConfigError: If a number is impossible.
         """
-        version = value.get("version", 1)
+        version = _named(cls, value).get("version", 1)
         settings = CacheSettings(**_typed(CacheSettings, value["settings"]))
         layout = cls(**_typed(cls, {**value, "version": version, "settings": settings}))
-        if min(layout.num_sequences, layout.num_categories, layout.hidden_size) < 0:
-            raise ConfigError(f"expected sizes of at least 0, found {layout!r:.200}")
+        if min(layout.num_sequences, layout.num_categories) < 1 or layout.hidden_size < 0:
+            raise ConfigError(f"expected sizes of at least 1, found {layout!r:.200}")
         return layout
 
 
@@ -200,13 +200,17 @@ def read_layout(folder: str | Path) -> CacheLayout | None:
 
 def _typed(kind: type, value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Fields as JSON gave them, if each has its type."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{kind.__name__}: expected names and values, found {value!r:.60}")
     types = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
     for field in fields(kind):
         expected = types.get(str(field.type))
-        found = value.get(field.name)
+        found = _named(kind, value).get(field.name)
         right = expected is None or type(found) in expected
         if field.name in value and not right:
             raise TypeError(f"{field.name}: expected {field.type}, found {found!r:.60}")
+    return value
+
+
+def _named(kind: type, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{kind.__name__}: expected names and values, found {value!r:.60}")
     return value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -202,10 +203,23 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         DenoiserCache(tmp_path)
 
 
-def test_settings_that_are_none_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda d: d["layout"].update(settings=3),
+            "CacheSettings: expected names and values, found 3",
+        ),
+        (lambda d: d.update(layout=0.5), "CacheLayout: expected names and values, found 0.5"),
+        (lambda d: d["layout"].update(num_sequences=0), "expected sizes of at least 1"),
+    ],
+)
+def test_what_no_cache_says_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     written(tmp_path)
-    edit_description(tmp_path / "cache.json", lambda d: d["layout"].update(settings=3))
-    with pytest.raises(CheckpointError, match="CacheSettings: expected names and values, found 3"):
+    edit_description(tmp_path / "cache.json", change)
+    with pytest.raises(CheckpointError, match=message):
         DenoiserCache(tmp_path)
 
 

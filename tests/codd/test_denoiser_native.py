@@ -271,6 +271,18 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: edit(folder / "config.json", lambda config: config.update(d_model="24")),
         "width: expected an integer of at least 1, found '24'",
     ),
+    "a mask that is no id": (
+        lambda folder: edit(
+            folder / "config.json", lambda config: config.update(mask_token_id="mask")
+        ),
+        "config.json does not say what it should: TypeError",
+    ),
+    "architectures that are no names": (
+        lambda folder: edit(
+            folder / "config.json", lambda config: config.update(model_type="x", architectures=5.0)
+        ),
+        "config.json does not say what it should: TypeError",
+    ),
     "an end that is no id": (
         lambda folder: edit(
             folder / "config.json", lambda config: config.update(eos_token_id=[1, float("inf")])

@@ -146,6 +146,8 @@ def _edit(folder: Path, **changes: object) -> None:
         (lambda f: _edit(f, circuit={"structure_version": 99}), "structure_version"),
         (lambda f: _edit(f, block_length=999), "block_length"),
         (lambda f: _edit(f, record=1.5), "record: expected names and values, found 1.5"),
+        (lambda f: _edit(f, denoiser="net"), "denoiser: expected names and values, found 'net'"),
+        (lambda f: _edit(f, block_length="8"), "is not a coupled model"),
         (lambda f: (f / "checkpoint.json").unlink(), "checkpoint.json"),
         (lambda f: (f / "checkpoint.json").write_text("{"), "checkpoint.json"),
         (lambda f: next(f.glob("*.safetensors")).write_bytes(b"1234"), "safetensors"),
