@@ -14,6 +14,7 @@ import pcircuits as pc
 from codd.decoding.automata import Unrolled, at_the_end
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
+from codd.decoding.products import OpenProduct
 from codd.decoding.selection import SELECTIONS
 from codd.denoisers.transformer import TransformerConfig, TransformerDenoiser
 from codd.errors import DecodingError
@@ -280,3 +281,20 @@ def test_a_block_may_have_hundreds_of_tokens() -> None:
 def step(moves: list[dict[int | None, int]], state: int, token: int) -> int:
     """The state after a token; -1 where there is none."""
     return -1 if state < 0 else moves[state].get(token, moves[state].get(None, -1))
+
+
+def test_a_constraint_with_weights_of_its_own() -> None:
+    """Each weight of the product is a sum of one of each factor, whatever these are."""
+    circuits = pc.families.hmm(3, 2, 4), pc.families.hmm(3, 3, 4)
+    plans = [pc.compile_circuit(circuit) for circuit in circuits]
+    product = OpenProduct.of(*circuits)
+    worlds = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    evidence = pc.Evidence(worlds)
+    for seed in range(2):
+        own, other = (
+            pc.random_parameters(plan, seed=seed + 7 * i, dtype=torch.float64)
+            for i, plan in enumerate(plans)
+        )
+        found = pc.forward(product.plan, product.parameters(own, other), evidence)
+        factors = pc.forward(plans[0], own, evidence) + pc.forward(plans[1], other, evidence)
+        torch.testing.assert_close(found, factors, rtol=1e-9, atol=1e-9)
