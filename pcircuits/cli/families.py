@@ -161,12 +161,12 @@ FAMILIES: dict[str, Family] = {
     "factorized": Family(
         "independent variables",
         (),
-        _started(lambda r: families.factorized(r.length, r.largest)),
+        _started(lambda r: families.factorized(r.length, r.categories)),
     ),
     "mixture": Family(
         "mixture of factorised distributions",
         ("units",),
-        _started(lambda r: families.mixture(r.length, r.units, r.largest)),
+        _started(lambda r: families.mixture(r.length, r.units, r.categories)),
     ),
     "chow-liu": Family(
         "tree of largest likelihood, in closed form",
@@ -212,7 +212,7 @@ FAMILIES: dict[str, Family] = {
     "binary-tree": Family(
         "balanced tree over neighbouring variables",
         ("units",),
-        _started(lambda r: families.binary_tree(r.length, r.units, r.largest)),
+        _started(lambda r: families.binary_tree(r.length, r.units, r.categories)),
     ),
     "linear-tree": Family(
         "tree that splits off one variable after the other",

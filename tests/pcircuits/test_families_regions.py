@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -486,3 +487,25 @@ def test_bad_families_are_named(kind: str) -> None:
 
     with pytest.raises(StructureError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda sizes: pc.families.factorized(3, sizes),
+        lambda sizes: pc.families.mixture(3, 2, sizes),
+        lambda sizes: pc.families.binary_tree(3, 2, sizes),
+        lambda sizes: pc.families.hidden_chow_liu([-1, 0, 1], 2, sizes),
+    ],
+)
+def test_each_variable_may_have_its_own_number_of_categories(
+    make: Callable[[Sequence[int]], pc.Circuit],
+) -> None:
+    sizes = (2, 4, 3)
+    model = pc.CircuitModel(make(sizes), seed=0)
+    assert model.circuit.categories == sizes
+    worlds = torch.cartesian_prod(*map(torch.arange, sizes))
+    total = model.log_likelihood(worlds).exp().sum()
+    torch.testing.assert_close(total, torch.ones_like(total))
+    with pytest.raises(pc.errors.StructureError, match="one for each of the 3 variables; found 2"):
+        make(sizes[:2])

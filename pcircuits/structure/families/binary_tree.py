@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pcircuits.structure.circuit import Circuit
-from pcircuits.structure.families.check import check_length
+from pcircuits.structure.families.check import categories_of, check_length
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 
 
 def binary_tree(
-    length: int, num_units: int, num_categories: int, *, product: str = "elementwise"
+    length: int,
+    num_units: int,
+    num_categories: int | Sequence[int],
+    *,
+    product: str = "elementwise",
 ) -> Circuit:
     """Balanced binary tree over L variables with K units at every node.
 
@@ -19,7 +25,7 @@ def binary_tree(
     Args:
         length: Number of variables L.
         num_units: Number of units K.
-        num_categories: Number of categories V.
+        num_categories: Number of categories V of all variables, or of each.
         product: "elementwise", or "kronecker" for all pairs.
 
     Returns:
@@ -41,8 +47,8 @@ def binary_tree(
         raise ValueError(f"product must be 'elementwise' or 'kronecker', found {product!r}")
     make = Product if product == "elementwise" else KroneckerProduct
     level: list[AnyNode] = [
-        Input(i, num_units=num_units, num_categories=num_categories, name=f"input_{i}")
-        for i in range(length)
+        Input(i, num_units=num_units, num_categories=size, name=f"input_{i}")
+        for i, size in enumerate(categories_of(num_categories, length))
     ]
     depth = 0
     while len(level) > 1:

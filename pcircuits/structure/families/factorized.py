@@ -1,18 +1,22 @@
 """Fully factorised distribution."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from pcircuits.structure.circuit import Circuit
-from pcircuits.structure.families.check import check_length
+from pcircuits.structure.families.check import categories_of, check_length
 from pcircuits.structure.nodes import Input, Product
 
 
-def factorized(length: int, num_categories: int) -> Circuit:
+def factorized(length: int, num_categories: int | Sequence[int]) -> Circuit:
     """Product of independent categorical distributions.
 
     Parameters `input_0` ... of shape (1, V). Cost: O(L V) parameters.
 
     Args:
         length: Number of variables L.
-        num_categories: Number of categories V.
+        num_categories: Number of categories V of all variables, or of each.
 
     Returns:
         A circuit of L inputs under one product.
@@ -26,7 +30,7 @@ def factorized(length: int, num_categories: int) -> Circuit:
     """
     check_length(length)
     inputs = [
-        Input(i, num_units=1, num_categories=num_categories, name=f"input_{i}")
-        for i in range(length)
+        Input(i, num_units=1, num_categories=size, name=f"input_{i}")
+        for i, size in enumerate(categories_of(num_categories, length))
     ]
     return Circuit(Product(*inputs, name="root"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pcircuits.errors import StructureError
 from pcircuits.structure.circuit import Circuit
+from pcircuits.structure.families.check import categories_of
 from pcircuits.structure.nodes import AnyNode, Input, Part, Product, Sum
 
 
@@ -44,7 +45,7 @@ def hidden_chow_liu(
         {'emission_2': (12, 2), 'transition': (32,), 'initial': (4,)}
     """
     order = _parents_last(parents)
-    categories = _categories(num_categories, len(order))
+    categories = categories_of(num_categories, len(order))
     places = _places(categories)
     below: list[list[AnyNode]] = [[] for _ in order]
     for i in order:
@@ -91,7 +92,7 @@ def chow_liu(parents: Sequence[int], num_categories: int | Sequence[int]) -> Cir
         tensor([0.7000, 0.0000])
     """
     order = _parents_last(parents)
-    categories = _categories(num_categories, len(order))
+    categories = categories_of(num_categories, len(order))
     below: list[list[AnyNode]] = [[] for _ in order]
     for i in order:
         state = Input(
@@ -145,17 +146,6 @@ def _parents_last(parents: Sequence[int]) -> list[int]:
         cycle = sorted(set(range(length)) - set(order))
         raise StructureError(f"parents must form one tree; found a cycle among variables {cycle}")
     return order[::-1]
-
-
-def _categories(num_categories: int | Sequence[int], length: int) -> Sequence[int]:
-    if isinstance(num_categories, int):
-        return [num_categories] * length
-    if len(num_categories) != length:
-        raise StructureError(
-            f"num_categories must be one number, or one for each of the {length} variables; found "
-            f"{len(num_categories)} numbers"
-        )
-    return num_categories
 
 
 def _places(categories: Sequence[int]) -> list[int]:
