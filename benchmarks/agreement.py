@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 import codd
@@ -49,11 +51,21 @@ def joints() -> tuple[Tensor, Tensor, Tensor]:
 def agreement() -> Figure:
     """Draws the three of `joints` side by side."""
     said, alone, together = joints()
-    figure = Figure(figsize=(8.0, 2.7), layout="constrained")
+    figure = Figure(figsize=(8.0, 3.0), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
     _bars(left, said)
     _table(middle, alone, "each word drawn alone")
     _table(right, together, "coupled by a circuit")
+    middle.set_ylabel("first word", fontsize=style.FONT_SIZE)
+    keys = [Patch(**_look(is_city), linewidth=1) for is_city in (True, False)]
+    figure.legend(
+        keys,
+        ["a city; area: probability", "no such city"],
+        loc="outside lower right",
+        ncols=2,
+        frameon=False,
+        fontsize=style.FONT_SIZE,
+    )
     figure.suptitle("“He is from ▢ ▢”: which pairs of words are written in one step?", fontsize=11)
     return figure
 
@@ -76,21 +88,26 @@ def _bars(axes: Axes, said: Tensor) -> None:
     axes.spines["left"].set_visible(False)
 
 
+def _look(is_city: bool) -> dict[str, Any]:
+    if is_city:
+        return {"facecolor": style.SKY, "edgecolor": style.BLUE}
+    return {"facecolor": "none", "edgecolor": style.VERMILION, "hatch": "////"}
+
+
 def _table(axes: Axes, shares: Tensor, title: str) -> None:
     """A square for each pair, its area the probability; pairs that are no city are hatched."""
     for row, column in ((i, j) for i in range(2) for j in range(2)):
         share = float(shares[row, column])
         side, is_city = share**0.5, row == column
-        look = {"facecolor": style.SKY} if is_city else {"facecolor": "none", "hatch": "////"}
-        edge = style.BLUE if is_city else style.VERMILION
         corner = (column - side / 2, row - side / 2)
-        axes.add_patch(Rectangle(corner, side, side, edgecolor=edge, linewidth=1, **look))
+        axes.add_patch(Rectangle(corner, side, side, linewidth=1, **_look(is_city)))
         box = {"facecolor": style.WHITE, "edgecolor": "none", "pad": 1.2}
         text = axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=_TITLE)
         text.set_bbox(None if is_city else box)
     axes.set_xticks([0, 1], SECOND, fontsize=style.FONT_SIZE)
     axes.set_yticks([0, 1], FIRST, fontsize=style.FONT_SIZE)
     axes.tick_params(length=0)
+    axes.set_xlabel("second word", fontsize=style.FONT_SIZE)
     axes.set_xlim(-0.5, 1.5)
     axes.set_ylim(1.5, -0.5)
     axes.set_aspect("equal")

@@ -25,10 +25,11 @@ def cost_figure(report: Report) -> Figure:
         report: What was measured, or a part of it.
     """
     shares = shares_of(report)
-    figure = Figure(figsize=(3.1 * len(shares), 3.9), layout="constrained")
+    figure = Figure(figsize=(3.1 * len(shares), 4.2), layout="constrained")
     panels = figure.subplots(1, len(shares), sharey=True, sharex=True, squeeze=False)[0]
     for panel, share in zip(panels, shares, strict=True):
         _draw(panel, report, share)
+    figure.suptitle("How much training does it take to solve problems in fewer steps?", fontsize=11)
     panels[0].set_ylabel("test problems solved")
     panels[0].set_ylim(0.0, 1.03)
     named: dict[str, Artist] = {}
