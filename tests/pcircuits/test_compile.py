@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
@@ -174,3 +175,15 @@ def _places(operand: Operand) -> list[tuple[int, int]]:
         for fold in np.arange(10_000)[source.index][: source.num_folds]
     ]
     return read if operand.order is None else [read[place] for place in operand.order]
+
+
+def test_plans_and_their_parts_do_not_change() -> None:
+    """What is remembered of a plan, such as its program, holds for as long as it lives."""
+    plan = pc.compile_circuit(pc.families.binary_tree(4, 2, 3))
+    parts = [plan, *plan.layers, *plan.layers[1].operands, *plan.layers[1].operands[0].sources]
+    for part in parts:
+        name = dataclasses.fields(part)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, name, None)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        plan.places["root"] = (0, 0)  # type: ignore[index]
