@@ -23,11 +23,16 @@ _ENTRIES = 1 << 26
 
 
 def can_sweep(given: Posterior) -> bool:
-    """Whether this is a chain whose examples share its parameters, and no gradient is asked for."""
+    """Whether this is a chain without potentials but of its states and variables.
+
+    Its examples share its parameters, and no gradient is asked for.
+    """
     inputs = [weights.log for weights in given.prepared.weights.values()]
     inputs += [given.log_potentials, *given.latent.values()]
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    return not wanted and given.prepared.batch_size is None and is_chain(given.plan)
+    of_states = all(given.plan.places[name][0] == 0 for name in given.latent)
+    shared = given.prepared.batch_size is None
+    return not wanted and shared and of_states and is_chain(given.plan)
 
 
 def chain_information(given: Posterior) -> Tensor:

@@ -106,3 +106,15 @@ def test_float32_is_right_far_from_where_numbers_underflow() -> None:
     model.double()
     double = model.mutual_information(pc.Evidence(log_potentials=evidence.log_potentials.double()))
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=2e-5)
+
+
+def test_potentials_of_inner_sums_take_the_general_way() -> None:
+    model = chain()
+    (name,) = [n for n, (layer, _) in model.plan.places.items() if layer == 1]
+    latent = {name: torch.tensor([[0.5, -1.0, 2.0]]).double()}
+    evidence = pc.Evidence(latent_log_potentials=latent)
+    expected = model.mutual_information(evidence).detach()
+    with torch.no_grad():
+        assert not can_sweep(posterior(model.plan, dict(model.log_parameters()), evidence))
+        torch.testing.assert_close(model.mutual_information(evidence), expected)
+    assert not torch.allclose(expected, model.mutual_information().detach(), atol=1e-3)
