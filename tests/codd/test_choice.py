@@ -95,6 +95,8 @@ def test_tokens_are_fixed_one_by_one_in_each_row_s_own_circuit() -> None:
     joint = model.joint(tokens)
     assert isinstance(joint, RowwiseDistribution)
     assert (joint.batch_size, joint.length) == (5, 8)
+    drawn = joint.sample(40, generator=torch.Generator().manual_seed(1))[joint.rows[0]]
+    assert torch.equal(drawn, joint.parts[0].sample(40, generator=torch.Generator().manual_seed(1)))
     conditioner = joint.conditioner()
     positions, picked = torch.tensor([7, 0, 4, 6, 3]), torch.tensor([1, 2, 3, 4, 5])
     rows = torch.tensor([True, True, True, False, True])

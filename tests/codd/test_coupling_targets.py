@@ -266,6 +266,7 @@ def test_a_step_couples_the_same_targets_and_lists(kind: str) -> None:
         ({"target_temperature": 0.0}, "target_temperature must be above 0"),
         ({"target_top_p": 0.0}, "target_top_p must be in"),
         ({"target_floor": 1.0}, "target_floor must be in"),
+        ({"target_floor": 1.5}, "target_floor must be in"),
         ({"top_k": 0}, "top_k must be at least 1"),
     ],
 )
