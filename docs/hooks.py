@@ -129,14 +129,16 @@ def _modules(package: str) -> str:
         module = importlib.import_module(f"{package}.{path.stem}")
         above = (package.partition(".")[0], package)
         exported = {
-            name for each in above for name in getattr(importlib.import_module(each), "__all__", ())
+            (name, id(getattr(exporter, name)))
+            for exporter in map(importlib.import_module, above)
+            for name in getattr(exporter, "__all__", ())
         }
         own = [
             name
             for name, value in vars(module).items()
             if getattr(value, "__module__", "") == module.__name__
             and not name.startswith("_")
-            and name not in exported
+            and (name, id(value)) not in exported
         ]
         if own:
             options = f"    options:\n      members: [{', '.join(own)}]"

@@ -28,7 +28,12 @@ PUBLIC = {
     "pcircuits.operators": pc.operators.__all__,
     "pcircuits.queries": pc.queries.__all__,
     "pcircuits.viz": viz.__all__,
-    "codd": set(codd.__all__) - {"errors", "viz"},
+    "codd": set(codd.__all__) - {"compat", "denoisers", "errors", "evaluation", "training", "viz"},
+    "codd.compat.dream": codd.compat.dream.__all__,
+    "codd.compat.llada": codd.compat.llada.__all__,
+    "codd.denoisers": codd.denoisers.__all__,
+    "codd.evaluation": codd.evaluation.__all__,
+    "codd.training": codd.training.__all__,
     "codd.viz": codd.viz.__all__,
 }
 

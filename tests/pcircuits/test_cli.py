@@ -24,7 +24,7 @@ from pcircuits.cli.fit import CHECKPOINT, HISTORY
 from pcircuits.cli.main import main
 from pcircuits.cli.tables import read_table
 from pcircuits.errors import FormatError
-from pcircuits.learning import em
+from pcircuits.learning import em_fit
 
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., tuple[int, str, str]]
@@ -256,14 +256,14 @@ def test_ctrl_c_writes_what_was_learned_and_resume_ends_as_if_there_was_none(
 ) -> None:
     words = ["fit", data, "--family", "hmm", "--units", 3, "--epochs", 6, "--output"]
     assert run(*words, tmp_path / "whole")[0] == 0
-    real, calls = em.em_update, iter(range(100))
+    real, calls = em_fit.em_update, iter(range(100))
 
     def interrupted(*args: object, **kwargs: object) -> object:
         if next(calls) == 2:
             signal.raise_signal(signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(em, "em_update", interrupted)
+    monkeypatch.setattr(em_fit, "em_update", interrupted)
     code, out, err = run(*words, tmp_path / "part")
     monkeypatch.undo()
     assert code == 130 and "3 epochs, interrupted" in out

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import EvidenceError, ParameterError
-from pcircuits.learning import em
+from pcircuits.learning import em_fit
 from tests.support.circuits import SEEDS, circuits, parameters_of
 from tests.support.evidence import Case, evidence_of, random_values
 
@@ -205,7 +205,7 @@ def test_an_interruption_ends_after_the_update_under_way(monkeypatch: pytest.Mon
     expected = pc.CircuitModel(pc.families.hmm(6, 2, 3))
     pc.fit_em(expected, values, epochs=3, progress=False)
     model, calls = pc.CircuitModel(pc.families.hmm(6, 2, 3)), []
-    flows, handler = em.flows, signal.getsignal(signal.SIGINT)
+    flows, handler = em_fit.flows, signal.getsignal(signal.SIGINT)
 
     def interrupted(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -213,7 +213,7 @@ def test_an_interruption_ends_after_the_update_under_way(monkeypatch: pytest.Mon
             signal.raise_signal(signal.SIGINT)
         return flows(*args, **kwargs)
 
-    monkeypatch.setattr(em, "flows", interrupted)
+    monkeypatch.setattr(em_fit, "flows", interrupted)
     history = pc.fit_em(model, values, epochs=9, progress=False)
 
     assert history.stopped == "interrupted"

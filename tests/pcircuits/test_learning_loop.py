@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import FormatError
-from pcircuits.learning import em
+from pcircuits.learning import em_fit
 from pcircuits.learning.checkpoint import load_checkpoint, save_checkpoint
 from pcircuits.learning.objective import mean_log_likelihood
 from tests.support.sealed import edit_description
@@ -143,7 +143,7 @@ def test_a_fit_interrupted_within_an_epoch_resumes_there(
     whole, broken = _model(), _model()
     options = {"epochs": 3, "batch_size": 7, "progress": False}
     expected = pc.fit_em(whole, _values(20), **options)
-    flows, calls = em.flows, []
+    flows, calls = em_fit.flows, []
 
     def interrupted(*args: object, **kwargs: object) -> object:
         calls.append(1)
@@ -152,7 +152,7 @@ def test_a_fit_interrupted_within_an_epoch_resumes_there(
         return flows(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(em, "flows", interrupted)
+        patch.setattr(em_fit, "flows", interrupted)
         first = pc.fit_em(broken, _values(20), checkpoint=tmp_path, **options)
     resumed = _model()
     history = pc.fit_em(resumed, _values(20), checkpoint=tmp_path, resume=True, **options)
