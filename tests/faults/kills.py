@@ -75,14 +75,17 @@ def interrupt_command(
         with output.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.argv = [name, *arguments]
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             code = getattr(pcircuits_codd, name)()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
+    # What comes before the command begins is not the command's: the child inherits this.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     child = _child(run)
+    signal.signal(signal.SIGINT, before)
     time.sleep(seconds)
     os.kill(child, signal.SIGINT)
     _, status = os.waitpid(child, 0)
