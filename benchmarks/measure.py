@@ -45,7 +45,10 @@ def interleaved_seconds(
     share: float = math.inf,
     lead: int = 0,
 ) -> dict[str, list[float]]:
-    """Times calls in turn, A B A B ..., so that what disturbs the machine disturbs all of them.
+    """Times calls in turn, A B B A ..., so that what disturbs the machine disturbs all of them.
+
+    Every second round goes backwards: what one leaves behind, such as threads that still wait for
+    work, is not always in the way of the same other.
 
     Args:
         calls: Name -> what to time.
@@ -64,8 +67,8 @@ def interleaved_seconds(
         for call in calls.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
+    for turn in range(rounds):
+        for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
             if len(seconds[name]) >= 3 and sum(seconds[name]) > share:
                 continue
             for _ in range(lead):
