@@ -13,6 +13,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from pcircuits.errors import StructureError
+from pcircuits.structure.categories import categories_of
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.partitions import (
     Partition,
@@ -162,21 +163,11 @@ class RegionGraph:
         if product not in ("elementwise", "kronecker"):
             raise StructureError(f"product must be 'elementwise' or 'kronecker', found {product!r}")
         input_units = num_units if num_input_units is None else num_input_units
-        categories = self._categories(num_categories)
+        categories = categories_of(num_categories, self.num_variables)
         assembly = RegionAssembly(
             self.regions, self.partitions, num_units, input_units, categories, product
         )
         return Circuit(assembly.root())
-
-    def _categories(self, num_categories: int | Sequence[int]) -> tuple[int, ...]:
-        if isinstance(num_categories, int):
-            return (num_categories,) * self.num_variables
-        if len(num_categories) != self.num_variables:
-            raise StructureError(
-                f"num_categories must be one number or one for each of the {self.num_variables} "
-                f"variables; found {len(num_categories)}"
-            )
-        return tuple(num_categories)
 
     def __repr__(self) -> str:
         return (

@@ -224,7 +224,7 @@ def _products_of_inputs(
                     found.pop(units, None)
             elif own.units[0] in found:
                 folds = run.products[number] + np.arange(own.num_folds)
-                found[own.units[0]][factors[is_input]] = np.where(is_input, folds, 0)[is_input]
+                found[own.units[0]][factors[is_input]] = folds[is_input.nonzero()[1]]
     return found
 
 

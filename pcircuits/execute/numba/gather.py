@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pcircuits.execute.numba.arithmetic import compiled
@@ -29,9 +28,7 @@ def gathered_products(x: Tensor, table: Tensor, rows: Tensor) -> Tensor:
         (n, k) sum_u x[n, u] table[rows[n, j], u].
     """
     out = x.new_empty(rows.shape)
-    with torch.no_grad():
-        arrays = x.contiguous().numpy(), table.numpy(), rows.contiguous().numpy(), out.numpy()
-    _in_parts(*arrays)
+    _in_parts(x.contiguous().numpy(), table.numpy(), rows.contiguous().numpy(), out.numpy())
     return out
 
 

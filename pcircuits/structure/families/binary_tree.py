@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pcircuits.structure.categories import categories_of
 from pcircuits.structure.circuit import Circuit
-from pcircuits.structure.families.check import categories_of, check_length
+from pcircuits.structure.families.check import check_length
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Product, Sum
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcircuits.errors import StructureError
+from pcircuits.structure.categories import categories_of
 from pcircuits.structure.circuit import Circuit
-from pcircuits.structure.families.check import categories_of
 from pcircuits.structure.nodes import AnyNode, Input, Part, Product, Sum
 
 
