@@ -33,14 +33,13 @@ def pictures(results: Path = RESULTS) -> dict[str, Figure]:
     """
     gap = gap_result(_read(results / "evaluate.json"), GAP_VARIANTS)
     few = few_step_result(_read(results / "few-step.json"))
-    quotas = quota_result(_read(results / "quotas.json"))
     return {
         "agreement.png": agreement(),
         "gap.png": _figure(lambda axes: viz.gap(gap, ax=axes)),
         "few-step.png": _figure(lambda axes: viz.few_step(few, ax=axes)),
         "temperatures.png": viz.frontier(frontier_result(_read(results / "temperatures.json"))),
         "cost.png": cost_figure(_read(results / "cost.json")),
-        "quotas.png": _figure(lambda axes: viz.quotas(quotas, ax=axes)),
+        "quotas.png": viz.quotas(quota_result(_read(results / "quotas.json"))),
     }
 
 

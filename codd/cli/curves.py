@@ -9,12 +9,12 @@ from rich.console import Console
 
 import pcircuits as pc
 from codd import viz as pictures
-from codd.cli.measuring import save_figure, show_progress, write_json
+from codd.cli.measuring import show_progress, write_json
 from codd.evaluation.curve_tables import (
+    frontier_summary,
     frontier_table,
-    frontier_verdict,
+    quota_summary,
     quota_table,
-    quota_verdict,
 )
 from codd.evaluation.frontier import FrontierProtocol, FrontierResult, measure_frontier
 from codd.evaluation.quality import Judges
@@ -46,17 +46,17 @@ def run_frontier(
 
 
 def show_quotas(console: Console, result: QuotaResult) -> None:
-    """Prints the table and a verdict on every family but the reference."""
+    """Prints the table and a line on every family but the reference."""
     console.print(quota_table(result))
     for family in result.families:
         if family != result.protocol.reference:
-            console.print(quota_verdict(result, family))
+            console.print(quota_summary(result, family))
 
 
 def show_frontier(console: Console, result: FrontierResult) -> None:
-    """Prints the table and the verdict on every order and pace."""
+    """Prints the table and a line on every order and pace."""
     console.print(frontier_table(result))
-    for line in frontier_verdict(result):
+    for line in frontier_summary(result):
         console.print(line)
 
 
@@ -64,7 +64,7 @@ def write_quotas(path: Path, result: QuotaResult, about: dict[str, Any]) -> list
     """Writes JSON and a figure beside it; returns both files."""
     picture = path.with_suffix(".png")
     write_json(path, {**about, "quotas": result.to_json()})
-    save_figure(picture, (9.0, 5.4), lambda axes: pictures.quotas(result, ax=axes))
+    pc.viz.save(pictures.quotas(result), picture)
     return [path, picture]
 
 

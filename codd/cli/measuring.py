@@ -25,7 +25,7 @@ from codd.evaluation.few_step import FewStepProtocol, FewStepResult, measure_few
 from codd.evaluation.gap import GapProtocol, GapResult, GapVariant, measure_gap
 from codd.evaluation.ngram import NGramJudge
 from codd.evaluation.quality import Judges
-from codd.evaluation.report import few_step_table, gap_table, gap_verdict
+from codd.evaluation.report import few_step_table, gap_summary, gap_table
 from codd.evaluation.words import words
 from codd.model import CoupledModel
 from codd.training.corpus import Corpus
@@ -104,7 +104,7 @@ def run_few_step(
 def show(console: Console, measured: Measured) -> None:
     """Prints both tables, and what the first one says of each variant."""
     console.print(gap_table(measured.gap))
-    for line in gap_verdict(measured.gap):
+    for line in gap_summary(measured.gap):
         console.print(line)
     console.print(few_step_table(measured.few_step))
 

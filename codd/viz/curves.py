@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
@@ -10,19 +11,19 @@ from codd.coupling.settings import FACTORISED
 from codd.evaluation.frontier import FrontierResult
 from codd.evaluation.quota_curves import QuotaResult
 from codd.evaluation.statistics import mean
-from codd.viz.measured import curve, finished
+from codd.viz.measured import curve
 from pcircuits import viz
 
 
-def quotas(result: QuotaResult, *, ax: Axes | None = None) -> Axes:
-    """Draws the judge's score over mean denoiser calls: a colour a rule, dashed without circuit.
+def quotas(result: QuotaResult, *, figure: Figure | None = None) -> Figure:
+    """Draws the judge's score over mean denoiser calls: a panel for each rule.
 
     Args:
         result: What was measured.
-        ax: Where to draw; default a new figure.
+        figure: Where to draw; default a new one.
 
     Returns:
-        The axes.
+        The figure; the reference, without its errors, is in every panel.
 
     Examples:
         Of what `codd.evaluation.quota_curves.measure_quotas` returns; these figures are made up:
@@ -34,24 +35,63 @@ def quotas(result: QuotaResult, *, ax: Axes | None = None) -> Axes:
         >>> judged = TextQuality(scores, surprises, unknown_words=Estimate(0.1, 0.01))
         >>> calls = torch.full((4,), 3.0)
         >>> cell = QuotaCell("threshold", "threshold=0.9", calls, judged, seconds=1.0)
-        >>> ax = codd.viz.quotas(QuotaResult(QuotaProtocol(8, "threshold"), (cell,), real=judged))
-        >>> ax.get_xlabel()
-        'denoiser calls a block'
+        >>> protocol = QuotaProtocol(8, "threshold")
+        >>> figure = codd.viz.quotas(QuotaResult(protocol, (cell,), real=judged))
+        >>> figure.axes[0].get_title()
+        'threshold'
     """
-    axes = viz.style.axes_or_new(ax, (9.0, 5.4))
+    rules = list(dict.fromkeys(_rule_and_coupling(family)[0] for family in result.families))
+    couplings = list(dict.fromkeys(_rule_and_coupling(family)[1] for family in result.families))
+    wide, high = min(len(rules), 3), -(-len(rules) // 3)
+    size = (2.0 + 2.8 * wide, 1.0 + 2.5 * high)
+    figure = figure or Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).flat
+    for axes, rule in zip(panels, rules, strict=False):
+        _quota_panel(axes, result, rule, couplings)
+    for axes in list(panels)[len(rules) :]:
+        axes.set_visible(False)
+    figure.supxlabel("denoiser calls a block", fontsize=10)
+    figure.supylabel("judge's score (nats per token)", fontsize=10)
+    keys: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        keys |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(keys.values()), list(keys), loc="outside right center", frameon=False)
+    figure.suptitle("Quality of generated blocks by denoiser calls (± one standard error)")
+    return figure
+
+
+def _rule_and_coupling(family: str) -> tuple[str, str]:
+    rule, _, coupling = family.partition(", ")
+    return rule, coupling
+
+
+def _quota_panel(axes: Axes, result: QuotaResult, rule: str, couplings: list[str]) -> None:
+    reference = result.protocol.reference
     axes.axhline(result.real.score.value, color=viz.style.GREY, linewidth=1.5, label="real text")
-    rules = list(dict.fromkeys(family.partition(",")[0] for family in result.families))
+    points = result.curve(reference)
+    axes.plot(
+        [mean(cell.calls).value for cell in points],
+        [cell.quality.score.value for cell in points],
+        ":",
+        color=viz.style.BLACK,
+        label=reference.replace("_", " ").replace(", ", ",\n"),
+    )
     for family in result.families:
-        cells, place = result.curve(family), rules.index(family.partition(",")[0])
+        name, coupling = _rule_and_coupling(family)
+        if name != rule:
+            continue
+        cells = result.curve(family)
         calls = [mean(cell.calls).value for cell in cells]
-        dashes = "--" if family.endswith(FACTORISED) else "-"
         scores = [cell.quality.score for cell in cells]
-        curve(axes, place, calls, scores, family.replace("_", " "), {"linestyle": dashes})
+        dashes = "--" if coupling == FACTORISED else "-"
+        label, look = coupling or family.replace("_", " "), {"linestyle": dashes}
+        curve(axes, couplings.index(coupling), calls, scores, label, look)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xlabel("denoiser calls a block")
-    axes.set_ylabel("judge's score (nats per token)")
-    return finished(axes, "Quality of generated blocks by denoiser calls")
+    axes.set_title(rule.replace("_", " "), fontsize=10)
+    axes.grid(alpha=0.3)
+    viz.style.without_frame(axes)
 
 
 def frontier(result: FrontierResult, *, figure: Figure | None = None) -> Figure:

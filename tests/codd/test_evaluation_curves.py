@@ -12,10 +12,10 @@ import torch
 from codd.errors import DecodingError, EvaluationError
 from codd.evaluation.continuation import FewStepVariant
 from codd.evaluation.curve_tables import (
+    frontier_summary,
     frontier_table,
-    frontier_verdict,
+    quota_summary,
     quota_table,
-    quota_verdict,
 )
 from codd.evaluation.few_step import standard_variants
 from codd.evaluation.frontier import (
@@ -75,10 +75,9 @@ def test_calls_at_equal_score_are_read_off_the_reference() -> None:
     assert best.at_least and best.ratio.value == pytest.approx(8.0 / 5.0)
     assert half.ratio.standard_error == pytest.approx(0.0, abs=1e-12)
     assert [c.rule for c in result.curve("own")] == ["rule=2", "rule=4", "rule=5"]
-    assert "1.00 ±0.00 times" in quota_verdict(result, "own")
-    assert quota_verdict(result, "own").endswith("1.3 NOT met")
-    assert "1.3 met" in quota_verdict(result_of(own[2], *result.cells[3:]), "own")
-    assert "no setting" in quota_verdict(result_of(own[1], *result.cells[3:]), "own")
+    assert "1.00 ±0.00 times" in quota_summary(result, "own")
+    assert "1.60 ±0.00 times" in quota_summary(result_of(own[2], *result.cells[3:]), "own")
+    assert "no setting" in quota_summary(result_of(own[1], *result.cells[3:]), "own")
 
 
 def test_the_error_of_a_ratio_is_that_of_resampled_prompts() -> None:
@@ -143,9 +142,9 @@ def test_who_wins_and_who_lies_on_the_frontier() -> None:
     assert result.wins("good", "random", 4) and not result.wins("sharp", "random", 4)
     worse = frontier_of({**PLACES, "product": [(5.0, -2.5), (6.5, -2.2)]})
     assert not worse.wins("good", "random", 4)
-    (line,) = frontier_verdict(result)
-    assert "met by good" in line and "good: 2.000" in line
-    assert "NOT met" in frontier_verdict(worse)[0]
+    (line,) = frontier_summary(result)
+    assert "frontier: good." in line and "good: 2.000" in line
+    assert "frontier: none." in frontier_summary(worse)[0]
     text = as_text(frontier_table(result))
     assert "lead of good" in text and "real text" in text
     wins = json.loads(json.dumps(result.to_json()))["wins"]
@@ -217,7 +216,10 @@ def test_budgets_of_an_exact_joint_need_fewer_calls(
     assert "total_correlation" in text and "real text" in text
     cells = json.loads(json.dumps(result.to_json()))["cells"]
     assert [entry["rule"] for entry in cells] == [*rules, "total_correlation=9"]
-    assert len(quotas(result).get_lines()) >= 3
+    panels = {axes.get_title(): axes for axes in quotas(result).axes}
+    assert set(panels) == {"entropy bound", "total correlation"}
+    found = panels["total correlation"].get_legend_handles_labels()[1]
+    assert found == ["real text", "entropy bound,\nfactorised", "total correlation"]
 
 
 def test_exact_coupling_is_above_the_factorised_output(
