@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = """\
 __all__ = ["f", "g"]
 x: int | None = 1 + 2
-def f(y: int | str = 3 + 4) -> float | None:
+def f(y: int | str = 3 + 4, *, z=7 * 8) -> float | None:
     return y | 1
 class Sized(Protocol):
     @property
@@ -32,9 +32,9 @@ class Sized(Protocol):
 def test_annotations_are_left_alone() -> None:
     spans = unseen(SOURCE)
     lines = SOURCE.splitlines()
-    not_run = [(1, '"f"'), (2, "int"), (2, "|"), (3, "int"), (3, "str"), (3, "float")]
+    not_run = [(1, '"f"'), (2, "int"), (2, "|"), (3, "int"), (3, "str"), (3, "float"), (3, "*,")]
     not_run += [(6, "property"), (7, "5"), (7, "+")]
-    run = [(2, "1"), (2, "+"), (3, "3"), (3, "+"), (4, "|"), (4, "1")]
+    run = [(2, "1"), (2, "+"), (3, "3"), (3, "+"), (3, "* 8"), (4, "|"), (4, "1")]
     for expected, places in ((True, not_run), (False, run)):
         for line, text in places:
             place = (line, lines[line - 1].index(text))

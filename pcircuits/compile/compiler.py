@@ -74,8 +74,9 @@ def _rows(circuit: Circuit, name: str) -> int | np.ndarray:
     lengths = circuit.parameter_rows[name]
     if lengths is None:
         return circuit.parameter_shapes[name][-1]
-    if len(set(lengths)) == 1:
-        return lengths[0]
+    distinct = set(lengths)
+    if len(distinct) == 1:
+        return distinct.pop()
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
@@ -142,59 +143,57 @@ class _References:
     def of_inputs(self, nodes: Sequence[Input]) -> WeightReference:
         """Weights of inputs: constant tables, parts of a table or whole ones."""
         first = nodes[0]
-        if first.supports is not None:
-            supports = tuple(node.supports for node in nodes)
+        supports = tuple(node.supports for node in nodes if node.supports is not None)
+        if supports:
             # One table where all are equal.
-            distinct = supports[:1] if len(set(supports)) == 1 else supports
-            key = (distinct, first.num_categories)
-            return self._once(key, lambda: self._indicators(distinct, first.num_categories))
+            distinct = supports if len(set(supports)) > 1 else supports[:1]
+            shape = (len(distinct), first.num_units, first.num_categories)
+            return self._once((distinct, shape), lambda: self._indicators(distinct, shape))
         if not isinstance(first.parameter, Part):
             return self._whole(nodes)
-        rows = np.arange(first.num_units)
-        return self._parts([self._names[first]], [_start(node) + rows for node in nodes])
+        return self._parts(nodes, np.arange(first.num_units))
 
     def of_sums(self, nodes: Sequence[Sum]) -> WeightReference:
         """Weights of sums with equally many children."""
         first = nodes[0]
         shape = (first.num_units, first.num_inputs)
         if not first.weighted:
-            return self._once(shape, lambda: self._constant((1, *shape), 0.0))
+            return self._once(shape, lambda: self._ones((1, *shape)))
         if not isinstance(first.parameter, Part):
             return self._whole(nodes)
-        numbers = np.arange(math.prod(shape)).reshape(shape)
-        return self._parts([self._names[first]], [_start(node) + numbers for node in nodes])
+        return self._parts(nodes, _numbers(shape))
 
     def of_edges(self, nodes: Sequence[Sum]) -> WeightReference:
         """Weights of sums with unequal numbers of children, a row of K numbers an edge."""
         first = nodes[0]
         if not first.weighted:
-            shape = (sum(len(node.children) for node in nodes), first.num_units)
-            return self._constant(shape, 0.0)
+            return self._ones((sum(len(node.children) for node in nodes), first.num_units))
         if isinstance(first.parameter, Part):
             names, starts = [self._names[first]], [_start(node) for node in nodes]
         else:
             names = [self._names[node] for node in nodes]
             sizes = [math.prod(node.parameter_shape) for node in nodes]
-            starts = [int(end) - size for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
+            starts = [0, *itertools.accumulate(sizes[:-1])]
         blocks = [
-            start + np.arange(node.num_units * node.num_inputs).reshape(node.num_units, -1).T
+            start + _numbers((node.num_units, node.num_inputs)).T
             for start, node in zip(starts, nodes, strict=True)
         ]
         positions = np.concatenate(blocks)
         return WeightReference(tuple(names), _span(positions), positions.shape)
 
     def _indicators(
-        self, supports: Sequence[tuple[tuple[int, ...], ...] | None], num_categories: int
+        self, supports: Sequence[tuple[tuple[int, ...], ...]], shape: tuple[int, ...]
     ) -> WeightReference:
-        units = len(supports[0] or ())
-        reference = self._constant((len(supports), units, num_categories), -np.inf)
-        assert reference.constant is not None, "it was made with one"
+        table = self._table(shape, -np.inf)
         for place, own in enumerate(supports):
-            for unit, support in enumerate(own or ()):
-                reference.constant[place, unit, list(support)] = 0.0
-        return reference
+            for unit, support in enumerate(own):
+                table[place, unit, list(support)] = 0.0
+        return WeightReference((), constant=table)
 
-    def _constant(self, shape: tuple[int, ...], value: float) -> WeightReference:
+    def _ones(self, shape: tuple[int, ...]) -> WeightReference:
+        return WeightReference((), constant=self._table(shape, 0.0))
+
+    def _table(self, shape: tuple[int, ...], value: float) -> np.ndarray:
         """A table that no parameter holds; its size is a claim of the circuit alone."""
         self._numbers += math.prod(shape)
         if self._numbers > _MOST_CONSTANTS:
@@ -202,21 +201,21 @@ class _References:
                 f"indicators and sums without weights need tables of {self._numbers} numbers; "
                 f"expected at most {_MOST_CONSTANTS}"
             )
-        return WeightReference((), constant=np.full(shape, value))
+        return np.full(shape, value)
 
     def _whole(self, nodes: Sequence[Input | Sum]) -> WeightReference:
         names = tuple(dict.fromkeys(self._names[node] for node in nodes))
         return self._once(names, lambda: WeightReference(names))
 
-    def _parts(self, names: Sequence[str], blocks: Sequence[np.ndarray]) -> WeightReference:
-        starts = tuple(int(block.flat[0]) for block in blocks)
-        key = (*names, starts, blocks[0].shape)
+    def _parts(self, nodes: Sequence[Input | Sum], numbers: np.ndarray) -> WeightReference:
+        """Of nodes that hold the same numbers of one parameter, each from its start on."""
+        name, starts = self._names[nodes[0]], tuple(_start(node) for node in nodes)
 
         def make() -> WeightReference:
-            positions = np.stack(blocks)
-            return WeightReference(tuple(names), _span(positions), positions.shape)
+            positions = np.stack([start + numbers for start in starts])
+            return WeightReference((name,), _span(positions), positions.shape)
 
-        return self._once(key, make)
+        return self._once((name, starts, numbers.shape), make)
 
     def _once(self, key: Hashable, make: Callable[[], WeightReference]) -> WeightReference:
         if key not in self._made:
@@ -226,10 +225,15 @@ class _References:
 
 def _span(positions: np.ndarray) -> slice | np.ndarray:
     """Consecutive positions as a slice, others flattened."""
-    flat = positions.reshape(-1)
-    if np.array_equal(flat, np.arange(flat[0], flat[0] + len(flat))):
-        return slice(int(flat[0]), int(flat[0]) + len(flat))
+    flat = positions.ravel()
+    if np.all(np.diff(flat) == 1):
+        return slice(int(flat[0]), int(flat[-1]) + 1)
     return flat
+
+
+def _numbers(shape: tuple[int, ...]) -> np.ndarray:
+    """0, 1, 2, ... in a shape."""
+    return np.arange(math.prod(shape)).reshape(shape)
 
 
 def _start(node: Input | Sum) -> int:

@@ -39,14 +39,11 @@ def is_segmented(nodes: list[AnyNode]) -> bool:
 
 def operand(places: list[Place]) -> Operand:
     """Describes how to gather the values at the given (layer, fold) places, in order."""
-    table = np.array(places).reshape(-1, 2)
-    layers, folds = table[:, 0], table[:, 1]
+    layers, folds = np.array(places).T
     order = np.argsort(layers, kind="stable")
-    first = np.flatnonzero(np.diff(layers[order], prepend=-1))
+    distinct, first = np.unique(layers[order], return_index=True)
     parts = np.split(folds[order], first[1:])
-    sources = tuple(
-        _source(int(layer), part) for layer, part in zip(layers[order][first], parts, strict=True)
-    )
+    sources = tuple(_source(int(layer), part) for layer, part in zip(distinct, parts, strict=True))
     if np.array_equal(order, np.arange(len(places))):
         return Operand(sources, None)
     return Operand(sources, np.argsort(order))
@@ -55,7 +52,7 @@ def operand(places: list[Place]) -> Operand:
 def _depths(circuit: Circuit) -> dict[AnyNode, int]:
     depths: dict[AnyNode, int] = {}
     for node in circuit.nodes:
-        depths[node] = 1 + max((depths[child] for child in node.children), default=-1)
+        depths[node] = max((depths[child] + 1 for child in node.children), default=0)
     return depths
 
 
@@ -72,7 +69,7 @@ def _signature(circuit: Circuit, node: AnyNode) -> Hashable:
     tie = _tie(circuit, node)
     # A sum of one unit over children of one unit is the same either way.
     if all(size == node.num_units for size in sizes) and (node.mixing or node.num_units == 1):
-        return (Sum, True, node.num_units, tie, node.weighted)
+        return (Sum, node.num_units, tie, node.weighted)
     return (Sum, node.mixing, sizes, node.num_units, tie, node.weighted)
 
 
@@ -90,7 +87,7 @@ def _tie(circuit: Circuit, node: Input | Sum) -> Hashable:
 
 def _source(layer: int, folds: np.ndarray) -> Source:
     steps = np.diff(folds)
-    if len(folds) == 1 or (steps[0] > 0 and np.all(steps == steps[0])):
-        step = int(steps[0]) if len(folds) > 1 else 1
+    step = int(steps[0]) if len(steps) else 1
+    if step > 0 and np.all(steps == step):
         return Source(layer, slice(int(folds[0]), int(folds[-1]) + 1, step), len(folds))
     return Source(layer, folds, len(folds))

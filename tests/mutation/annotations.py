@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import ast
+import io
+import itertools
+import tokenize
 from collections.abc import Iterator
 
 Place = tuple[int, int]
 
 
 def unseen(source: str) -> list[tuple[Place, Place]]:
-    """First and last (line, column) of annotations, `__all__` and protocols."""
-    return [
+    """First and last (line, column) of annotations, `__all__`, protocols and marks in signatures.
+
+    Cosmic Ray takes the star before arguments that go by keyword alone for an operator.
+    """
+    nodes = [
         ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
         for node in _unseen(ast.parse(source))
     ]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    stars = [
+        (mark.start, mark.end)
+        for mark, following in itertools.pairwise(tokens)
+        if (mark.string, following.string) == ("*", ",")
+    ]
+    return nodes + stars
 
 
 def _unseen(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:

@@ -6,6 +6,7 @@ _COMPILED = ("-k", "not triton")  # its interpreter is slow, and tests of its ow
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "pcircuits/compile": (
+        "tests/pcircuits/test_folding.py",
         "tests/pcircuits/test_compile.py",
         "tests/pcircuits/test_reference.py",
         "tests/pcircuits/test_scalar_circuits.py",
