@@ -25,7 +25,7 @@ from tests.mutation.processes import BROKEN, forked, started
 from tests.mutation.reach import Reach, Recorder
 from tests.mutation.replace import replace
 
-BUDGET = 10.0  # seconds of tests for a mutant, the quickest first
+BUDGET = 20.0  # seconds of tests for a mutant, the quickest first
 COMPILED = ("_jit", ".jit", "@compiled")  # machine code holds the code of other files, too
 QUIET = ["-x", "-q", "-s", "--tb=no", "--no-summary", "-p", "no:cacheprovider"]
 

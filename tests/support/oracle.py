@@ -117,6 +117,14 @@ class Tally:
         assert condition, query
         self.compare(query, 0.0, 0.0)
 
+    def add(self, other: Tally) -> None:
+        """Takes in what another one has counted."""
+        self.circuits += other.circuits
+        self.sources |= other.sources
+        for query, error in other.errors.items():
+            self.errors[query] = max(self.errors.get(query, 0.0), error)
+            self.compared[query] = self.compared.get(query, 0) + other.compared[query]
+
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.sources.items()))
         rows = [
