@@ -14,12 +14,10 @@ from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import Parameters, forward
 from pcircuits.execute.evidence import Evidence
 from pcircuits.queries.likelihood import require_possible
-from pcircuits.queries.posterior import Posterior, posterior
+from pcircuits.queries.posterior import BATCH_BYTES, Posterior, posterior
 
 # Entries of a table for one example; a table is exponential in its variables.
 _LARGEST_TABLE = 1 << 22
-# Bytes of circuit values that the assignments evaluated in one batch may take.
-_BATCH_BYTES = 1 << 28
 
 
 def joint_marginal(
@@ -177,7 +175,7 @@ def log_table(given: Posterior, variables: Sequence[int]) -> Tensor:
         rows, log = restrict(given, variables, values)
         found = forward(given.plan, rows.prepared, rows.evidence())
         parts.append(found.view(given.batch_size, -1) + log)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1)
 
 
 def assignments(plan: Plan, variables: Sequence[int], device: torch.device) -> Iterator[Tensor]:
@@ -185,7 +183,7 @@ def assignments(plan: Plan, variables: Sequence[int], device: torch.device) -> I
     sizes = [plan.circuit.categories[variable] for variable in variables]
     total = math.prod(sizes)
     cost = plan.cost().value_bytes + 4 * plan.num_variables * plan.num_categories
-    at_once = max(1, _BATCH_BYTES // (4 * cost))
+    at_once = max(1, BATCH_BYTES // (4 * cost))
     for start in range(0, total, at_once):
         index = torch.arange(start, min(start + at_once, total), device=device)
         yield torch.stack(torch.unravel_index(index, sizes), dim=-1)

@@ -193,7 +193,7 @@ class Conditioner:
             examples = self._host("rows", rows).nonzero()[0]
             own = own[examples]
         length = len(self._sizes)
-        wrong = ((own < 0) | (own >= length)).nonzero()[0]
+        wrong = (own != own.clip(0, length - 1)).nonzero()[0]
         if len(wrong):
             raise EvidenceError(
                 f"variables[{examples[wrong[0]]}] is {own[wrong[0]]}; the circuit has variables "
@@ -213,7 +213,7 @@ class Conditioner:
 
     def _check_values(self, asked: Asked, values: np.ndarray) -> None:
         sizes = self._sizes[asked.variables]
-        wrong = ((values < 0) | (values >= sizes)).nonzero()[0]
+        wrong = (values != values.clip(0, sizes - 1)).nonzero()[0]
         if len(wrong):
             first = wrong[0]
             raise EvidenceError(

@@ -65,8 +65,6 @@ def max_matmul(x: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = max(1, _TERMS // max(1, x.numel()))
     found = [(x[:, :, None] + part).max(-1) for part in log.split(rows, dim=2)]
-    if len(found) == 1:
-        return found[0][0], found[0][1]
     return torch.cat([v for v, _ in found], -1), torch.cat([i for _, i in found], -1)
 
 

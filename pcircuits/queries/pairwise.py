@@ -21,11 +21,8 @@ from pcircuits.execute.api import Parameters, forward
 from pcircuits.execute.evidence import Evidence
 from pcircuits.queries.likelihood import require_possible
 from pcircuits.queries.marginals import marginals_and_log_value
-from pcircuits.queries.posterior import Posterior, posterior, take_parameters
+from pcircuits.queries.posterior import BATCH_BYTES, Posterior, posterior, take_parameters
 from pcircuits.structure.circuit import Circuit
-
-# Bytes that the values and marginals of one batch of passes may take.
-_BATCH_BYTES = 1 << 28
 
 Progress = Callable[[int, int], None]
 """Called with the passes done and the passes in all."""
@@ -194,7 +191,7 @@ def _rows_at_once(given: Posterior) -> int:
     entries = given.plan.num_variables * given.plan.num_categories
     # Values on the way up and flows on the way down; potentials, their gradient and the result.
     row = 2 * given.plan.cost().value_bytes + 4 * 4 * entries
-    return max(1, _BATCH_BYTES // row)
+    return max(1, BATCH_BYTES // row)
 
 
 def _groups(counts: Mapping[int, int], batch_size: int, most: int) -> Iterator[list[int]]:

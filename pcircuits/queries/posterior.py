@@ -14,8 +14,8 @@ from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
 from pcircuits.execute.prepare import PreparedParameters
 
-# Bytes of circuit values that assignments evaluated in one batch may take.
-_BATCH_BYTES = 1 << 28
+# Bytes of circuit values, and of what is made of them, that one batch of a query may take.
+BATCH_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Posterior:
     def log_weights(self, values: Tensor) -> Tensor:
         """(B, N) as `log_weight`, of N assignments (B, N, L) an example, to a memory bound."""
         batch, _, length = values.shape
-        at_once = max(1, _BATCH_BYTES // (batch * (self.plan.cost().value_bytes + 8 * length)))
+        at_once = max(1, BATCH_BYTES // (batch * (self.plan.cost().value_bytes + 8 * length)))
         found = []
         for part in values.split(at_once, dim=1):
             index = torch.arange(batch, device=values.device).repeat_interleave(part.shape[1])

@@ -31,6 +31,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/pcircuits/test_incremental.py",
         "tests/pcircuits/test_query_gradients.py",
         "tests/pcircuits/test_every_query.py",
+        "tests/pcircuits/test_query_limits.py",
         *_COMPILED,
     ),
     "codd/coupling": (

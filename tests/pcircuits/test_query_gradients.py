@@ -238,7 +238,7 @@ def test_batches_of_passes_do_not_change_the_answer(monkeypatch: pytest.MonkeyPa
 
     for module in ("pairwise", "conditional", "posterior"):
         # By import: a function of the same name hides the module in its package.
-        monkeypatch.setattr(import_module(f"pcircuits.queries.{module}"), "_BATCH_BYTES", 1)
+        monkeypatch.setattr(import_module(f"pcircuits.queries.{module}"), "BATCH_BYTES", 1)
 
     monkeypatch.setattr(import_module("pcircuits.queries.information"), "_TABLE_ENTRIES", 1)
     for name, query in QUERIES.items():

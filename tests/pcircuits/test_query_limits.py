@@ -1,0 +1,382 @@
+"""How much a query lays out at once, what it keeps of a graph, and what it says of wrong input."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcircuits as pc
+from pcircuits.errors import EvidenceError
+from pcircuits.queries.posterior import Posterior, posterior
+
+Given = tuple[pc.Plan, dict[str, Tensor]]
+
+
+def module(name: str) -> ModuleType:
+    """By import: a function of the same name hides the module in its package."""
+    return import_module(f"pcircuits.queries.{name}")
+
+
+@pytest.fixture(scope="module")
+def long() -> Given:
+    """A chain of 10 variables, 50 categories and 100 states: 11,204 bytes of values a row."""
+    plan = pc.compile_circuit(pc.families.hmm(10, num_states=100, num_categories=50))
+    assert plan.cost().value_bytes == 11_204
+    return plan, pc.random_parameters(plan, seed=0)
+
+
+def small(seed: int = 0) -> Given:
+    plan = pc.compile_circuit(pc.families.hmm(4, num_states=2, num_categories=3))
+    return plan, pc.random_parameters(plan, seed=seed, dtype=torch.float64)
+
+
+# 256 MiB hold so many rows:
+
+
+def test_assignments_come_in_batches_of_256_mebibytes(long: Given) -> None:
+    parts = module("conditional").assignments(long[0], [0, 1, 2], torch.device("cpu"))
+
+    # Four times a row of values and of potentials: 4 x (11,204 + 4 x 10 x 50) bytes.
+    sizes = [len(part) for part in parts]
+    assert sizes[:-1] == [5082] * 24
+    assert sum(sizes) == 50**3
+
+
+def test_passes_come_in_batches_of_256_mebibytes(long: Given) -> None:
+    # Values up and flows down; potentials, gradient and result: 2 x 11,204 + 4 x 4 x 10 x 50.
+    assert module("pairwise")._rows_at_once(posterior(*long, None)) == 8827
+
+
+def test_worlds_are_weighed_in_batches_of_256_mebibytes(
+    long: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def counted(self: Posterior, index: Tensor, values: Tensor) -> Tensor:
+        rows.append(len(values))
+        return values[:, 0] + 100.0 * index
+
+    monkeypatch.setattr(Posterior, "_log_weight_at", counted)
+    given = posterior(*long, pc.Evidence(log_potentials=torch.zeros(2, 10, 50)))
+    values = torch.arange(40_000).view(2, 20_000, 1).expand(-1, -1, 10)
+    found = given.log_weights(values)
+
+    # Two examples of 11,204 bytes of values and 8 x 10 of categories.
+    assert rows == [2 * 11_894, 2 * 8106]
+    assert torch.equal(found, values[..., 0] + torch.tensor([[0.0], [100.0]]))
+
+
+def test_chains_are_swept_in_parts_of_2_to_the_26_numbers(
+    long: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    def counted(given: Posterior) -> Tensor:
+        rows.append(given.batch_size)
+        return torch.zeros(given.batch_size, 10, 10)
+
+    monkeypatch.setattr(module("chain_information"), "_swept", counted)
+    evidence = pc.Evidence(log_potentials=torch.zeros(1200, 10, 50))
+    assert pc.queries.mutual_information(*long, evidence).shape == (1200, 10, 10)
+
+    # 100 states x (100 next states + 10 variables x 50 categories) an example.
+    assert rows == [1118, 82]
+
+
+@pytest.mark.parametrize("name", ["max_product", "decomposition"])
+def test_terms_are_laid_out_2_to_the_24_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = pc.compile_circuit(pc.families.mixture(1, num_components=10, num_categories=4))
+    potentials = torch.zeros(1, 1, 4).expand(2**20, 1, 4)
+    given = posterior(
+        plan, pc.random_parameters(plan, seed=0), pc.Evidence(log_potentials=potentials)
+    )
+    terms: list[int] = []
+    split = Tensor.split
+
+    def counted(tensor: Tensor, size: int, dim: int) -> tuple[Tensor, ...]:
+        assert dim == 2
+        terms.append(size)
+        return split(tensor[:, :, :2], size, dim)
+
+    monkeypatch.setattr(Tensor, "split", counted)
+    if name == "decomposition":
+        module(name)._input_entropies(given)
+    else:
+        module(name).input_maxima(given)
+    assert terms == [4]  # units, of 2^20 examples and 4 categories each
+    terms.clear()
+    monkeypatch.setattr(module(name), "_TERMS", 5)
+    if name == "decomposition":
+        module(name)._input_entropies(given.take(torch.arange(3)))
+    else:
+        module(name).input_maxima(given.take(torch.arange(3)))
+    assert terms == [1]  # of 12 numbers 5 hold none: one unit at least
+
+
+def test_tables_of_pairs_are_laid_out_2_to_the_25_entries_at_once() -> None:
+    rows: list[list[int]] = []
+
+    def joint(first: int, others: list[int]) -> Tensor:
+        rows.append(others)
+        return torch.full((2, 1, len(others), 1), float(first))
+
+    separation = SimpleNamespace(marginals=torch.zeros(1).expand(2, 1, 1, 64), joint=joint)
+    found = module("information")._joint_entropies(separation, 1, list(range(5000)))
+
+    # Two examples of 64 x 64 entries a pair.
+    assert rows == [list(range(4096)), list(range(4096, 5000))]
+    assert found.shape == (2, 5000)
+
+
+def test_branch_and_bound_visits_64_nodes_at_once_and_no_more_than_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = pc.compile_circuit(pc.families.mixture(14, num_components=20, num_categories=3))
+    parameters = pc.random_parameters(plan, seed=0, spread=0.3, dtype=torch.float64)
+    search = module("branch_and_bound")
+    visited: list[int] = []
+    expand = search._expand
+
+    def counted(state: object, nodes: list[object]) -> None:
+        visited.append(len(nodes))
+        expand(state, nodes)
+
+    monkeypatch.setattr(search, "_expand", counted)
+    for limit in (300, 301):
+        visited.clear()
+        found = pc.queries.map(plan, parameters, method="branch_and_bound", node_limit=limit)
+        assert not found.exact.item()
+        assert visited[0] == 1 and max(visited) == 64 and sum(visited) == limit
+
+
+def test_a_table_has_at_most_2_to_the_22_entries() -> None:
+    """Four million, as its documentation says."""
+    check = module("conditional").check_variables
+    plan = pc.compile_circuit(pc.families.factorized(23, 2))
+    assert check(plan, range(22)) == list(range(22))
+    expected = r"a table of variables \[.*22\] has 8,388,608 entries an example; expected at most "
+    with pytest.raises(EvidenceError, match=expected + "4,194,304"):
+        check(plan, range(23))
+
+
+# Graphs:
+
+
+GRAPHLESS: dict[str, Callable[[pc.Plan, dict[str, Tensor], pc.Evidence], Tensor]] = {
+    "sample": lambda p, w, e: pc.queries.sample(p, w, 2, e),
+    "map": lambda p, w, e: pc.queries.map(p, w, e, method="branch_and_bound").upper_bound,
+    "latent_marginals": lambda p, w, e: pc.queries.latent_marginals(p, w, e, ["state_1"])[
+        "state_1"
+    ],
+    "Conditioner.marginals": lambda p, w, e: pc.queries.Conditioner(p, w, e).marginals(),
+    "Conditioner.marginal": lambda p, w, e: pc.queries.Conditioner(p, w, e).marginal(
+        torch.tensor([1, 2])
+    ),
+    "Conditioner.log_value": lambda p, w, e: pc.queries.Conditioner(p, w, e).log_value(),
+    "gradients": lambda p, w, e: pc.queries.gradients(p, w, e).log_evidence,
+    "category_bounds": lambda p, w, e: module("bounds").category_bounds(posterior(p, w, e)),
+    "input_maxima": lambda p, w, e: module("max_product").input_maxima(posterior(p, w, e))[0][0],
+    "entropy estimate": lambda p, w, e: pc.queries.entropy(p, w, e, num_samples=2).standard_error,
+    "divergence estimate": lambda p, w, e: (
+        pc.queries.cross_entropy(p, w, p, w, e, num_samples=2).value
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHLESS)
+def test_what_cannot_be_differentiated_keeps_no_graph(name: str) -> None:
+    plan, parameters = small()
+    learned = {key: tensor.requires_grad_() for key, tensor in parameters.items()}
+    soft = torch.zeros(2, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    found = GRAPHLESS[name](plan, learned, pc.Evidence(log_potentials=soft))
+
+    assert not found.requires_grad
+    assert all(tensor.grad is None for tensor in (soft, *learned.values()))
+
+
+def test_a_conditioner_holds_no_graph() -> None:
+    plan = pc.compile_circuit(pc.families.binary_tree(4, num_units=2, num_categories=3))
+    learned = pc.random_parameters(plan, seed=0)
+    soft = torch.zeros(2, 4, 3, requires_grad=True)
+    evidence = pc.Evidence(log_potentials=soft)
+    for tensor in learned.values():
+        tensor.requires_grad_()
+    found = pc.queries.Conditioner(plan, learned, evidence)
+    lazy = found._lazy
+    assert not any(kept.requires_grad for kept in (*lazy.values, *lazy.messages))
+    found.fix(torch.tensor([1, 2]), torch.tensor([2, 0]))
+    found.marginals()
+    assert not any(kept.requires_grad for kept in (*lazy.values, *lazy.messages))
+
+
+def test_a_conditioner_asks_for_one_variable_of_all_examples_as_for_a_view() -> None:
+    plan, parameters = small()
+    begin = pc.Evidence(torch.zeros(3, 4).long(), torch.zeros(3, 4).bool())
+    found = pc.queries.Conditioner(plan, parameters, begin)
+    same, rows = torch.tensor([1, 1, 1]), torch.tensor([True, True, False])
+    assert found._one_each(same, None).batch == 3
+    assert found._one_each(same, rows).batch is None
+    assert found._one_each(torch.tensor([1, 1, 2]), None).batch is None
+
+    asked: list[object] = []
+    answered = found._posteriors
+    found._posteriors = lambda one: asked.append(one) or answered(one)
+    every = found.marginals()
+    columns = torch.tensor([[False, True, True, False]]).expand(3, 4)
+    found.marginals(columns)
+    found.marginals(columns & rows[:, None])
+    assert [one.batch for one in asked] == [3, 3, None]
+    assert asked[1].variables.tolist() == [1, 1, 1, 2, 2, 2]
+    assert asked[2].examples.tolist() == [0, 1, 0, 1]
+
+    table = torch.arange(24.0).view(4, 3, 2)
+    taken = asked[1].take(table, asked[1].variables)
+    assert torch.equal(taken, table[1:3].flatten(0, 1))
+    assert taken.data_ptr() == table[1].data_ptr()
+    host = asked[1].rows(table.numpy(), asked[1].variables)
+    assert torch.equal(torch.as_tensor(host), taken)
+    one = found._one_each(same, None)
+    assert one.rows(table.numpy(), one.variables).base is not None
+    assert one.only(one.examples >= 0) is one
+    assert one.only(one.examples > 0).batch is None
+    assert every.shape == (3, 4, 3)
+
+
+# Words:
+
+
+def refused(message: str) -> object:
+    return pytest.raises(EvidenceError, match=f"^{message}$")
+
+
+def test_a_conditioner_says_what_is_wrong() -> None:
+    plan, parameters = small()
+    found = pc.queries.Conditioner(
+        plan, parameters, pc.Evidence(torch.zeros(3, 4).long(), torch.zeros(3, 4).bool())
+    )
+    at, rows = torch.tensor([0, 4, -1]), torch.tensor([False, True, True])
+    words = r"variables\[1\] is 4; the circuit has variables 0 \.\. 3"
+    with refused(words):
+        found.marginal(at)
+    with refused(words):
+        found.marginal(at, rows)
+    with refused(words.replace("1", "2", 1).replace("is 4", "is -1")):
+        found.marginal(at, torch.tensor([True, False, True]))
+    three = torch.tensor([0, 1, 2])
+    words = r"values\[2\] is 3; variable 2 has categories 0 \.\. 2"
+    with refused(words):
+        found.fix(three, torch.tensor([0, 2, 3]))
+    with refused(words):
+        found.fix(three, torch.tensor([-5, 2, 3]), rows)
+    with refused(words.replace("is 3", "is -1")):
+        found.fix(three, torch.tensor([0, 2, -1]))
+    assert not found.observed.any()
+    for name, arguments in (
+        ("variables", (three[:2], three)),
+        ("values", (three, three[:2])),
+        ("rows", (three, three, rows[:2])),
+    ):
+        with refused(rf"{name} has shape \(2,\); expected \(3,\), one for each example"):
+            found.fix(*arguments)
+    for wanted, kind in ((rows, "bool"), (torch.zeros(3, 4), "float32")):
+        shape = str(tuple(wanted.shape)).replace("(", r"\(").replace(")", r"\)")
+        with refused(rf"wanted must be bool of shape \(3, 4\); found {kind} of {shape}"):
+            found.marginals(wanted)
+
+
+def test_a_conditioner_names_the_impossible() -> None:
+    plan, parameters = small()
+    potentials = torch.zeros(2, 4, 3, dtype=torch.float64)
+    potentials[1, 0] = -torch.inf
+    found = pc.queries.Conditioner(plan, parameters, pc.Evidence(log_potentials=potentials))
+    words = "the evidence of example 1 has probability zero; nothing can be said of variable "
+    with refused(words + "0"):
+        found.marginals()
+    with refused(words + "3"):
+        found.marginal(torch.tensor([2, 3]))
+    assert found.marginal(torch.tensor([2, 3]), torch.tensor([True, False])).sum() == 1
+
+
+def test_other_queries_say_what_is_wrong() -> None:
+    plan, parameters = small()
+    three = torch.zeros(3, 4).long()
+    given = pc.Evidence(three, three.bool())
+    with refused(r"pair \(3, 4\) names a variable outside 0 \.\. 3"):
+        pc.queries.pairwise_marginals(plan, parameters, None, [(3, 3), (3, 4)])
+    with refused(r"expected different variables of 0 \.\. 3; found \[0, -1\]"):
+        pc.queries.joint_marginal(plan, parameters, None, [0, -1])
+    with refused("values are about 2 examples, the evidence about 3"):
+        pc.queries.log_conditional(plan, parameters, three[:2], three[:2].bool(), given)
+    with refused("the circuits are given for 3 and 2 examples"):
+        two = pc.Evidence(three[:2], three[:2].bool())
+        pc.queries.cross_entropy(plan, parameters, plan, parameters, given, two)
+    functions = torch.zeros(2, 4, 3)
+    functions[1, 3, 2] = torch.inf
+    with refused(r"functions hold inf at \[1, 3, 2\]"):
+        pc.queries.expectation(plan, parameters, functions)
+    for shape in ((4, 2), (3, 3), (2, 3, 3), (1, 2, 4, 3), (0, 4, 3), (3,)):
+        told = str(shape).replace("(", r"\(").replace(")", r"\)")
+        with refused(rf"functions must have shape \(4, 3\) or \(F, \*\(4, 3\)\); found {told}"):
+            pc.queries.covariance(plan, parameters, torch.zeros(shape))
+    potentials = torch.zeros(4, 4, 3, dtype=torch.float64)
+    potentials[1, 2] = potentials[3, 0] = -torch.inf
+    dead = pc.Evidence(log_potentials=potentials)
+    words = r"the evidence of example 1 \(of 2 such\) has probability zero, so nothing can be said "
+    with refused(words + "given it"):
+        pc.queries.marginals(plan, parameters, dead)
+    words = (
+        "the evidence of example 1 about the variables other than 0 has probability zero, so "
+        "nothing can be said of variable 0 given it"
+    )
+    with refused(words):
+        pc.queries.leave_one_out(plan, parameters, dead)
+
+
+def test_queries_about_examples_of_one_side_are_broadcast() -> None:
+    plan, parameters = small()
+    two = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
+    asked = torch.tensor([[True, True, False, False]])
+    known = pc.Evidence(two, ~asked.expand(2, 4))
+    both = pc.queries.log_conditional(plan, parameters, two[:1], asked, known)
+    for row, found in enumerate(both):
+        own = pc.Evidence(two[row : row + 1], ~asked)
+        expected = pc.queries.log_conditional(plan, parameters, two[:1], asked, own)
+        torch.testing.assert_close(found, expected[0])
+    prior = pc.queries.log_conditional(plan, parameters, two, asked.expand(2, 4))
+    assert prior.shape == (2,)
+
+
+def test_numbers_at_the_edge_are_allowed() -> None:
+    plan, parameters = small()
+    assert pc.queries.sample(plan, parameters, 1, temperature=0.0).shape == (1, 4)
+    assert pc.queries.entropy(plan, parameters, num_samples=2).estimate is not None
+    with refused("num_samples must be 0, or 2 and more; found -1"):
+        pc.queries.cross_entropy(plan, parameters, plan, parameters, num_samples=-1)
+    found = pc.queries.map(plan, parameters, method="branch_and_bound", max_steps=0, node_limit=1)
+    assert found.values.shape == (1, 4)
+
+
+def test_answers_are_frozen_and_compare_by_identity() -> None:
+    plan, parameters = small()
+    answers = [
+        pc.queries.gradients(plan, parameters),
+        pc.queries.map(plan, parameters),
+        pc.queries.entropy(plan, parameters),
+        pc.queries.most_informative(plan, parameters, 0),
+        pc.queries.cross_entropy(plan, parameters, plan, parameters, num_samples=2),
+        posterior(plan, parameters, None),
+        pc.prepare(plan, parameters),
+    ]
+    for answer in answers:
+        field = dataclasses.fields(answer)[0]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(answer, field.name, None)
+        assert answer != dataclasses.replace(answer) and answer == answer
+        assert len({answer, dataclasses.replace(answer)}) == 2
