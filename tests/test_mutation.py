@@ -103,6 +103,8 @@ def test_a_test_reaches_the_lines_that_it_runs(
     assert reach.tests("functions.py", 3, 1.0) == ["t.py::b"]
     assert reach.tests("functions.py", 8, 60.0) == ["t.py::b", "t.py::c", "t.py::a"]
     assert reach.tests("functions.py", 1, 60.0) == ["t.py::b", "t.py::c", "t.py::a"]
+    Path("kernels.py").write_text(FUNCTIONS)
+    assert reach.tests("kernels.py", 3, 60.0) == ["t.py::b", "t.py::c", "t.py::a"]
     found = [reach.at_import("functions.py", line) for line in (1, 3, 6, 7)]
     assert found == [True, False, True, False]
 

@@ -242,11 +242,13 @@ def _path(plan: Plan) -> Path | None:
     inputs, length = plan.layers[0], plan.num_variables
     if not isinstance(inputs, InputLayer) or plan.num_folds != (length, *[1] * (2 * length - 1)):
         return None
-    sums = [len(plan.layers) - 1]
+    sums: list[int] = []
     products: list[int] = []
     folds: list[int] = []
-    while len(folds) < length:
-        below = _sum_child(plan, sums[-1])
+    layer = len(plan.layers) - 1
+    while layer > 0:  # what a sum or a product reads lies below it
+        sums.append(layer)
+        below = _sum_child(plan, layer)
         if below is None:
             return None
         layer, fold = below
@@ -254,12 +256,9 @@ def _path(plan: Plan) -> Path | None:
             step = _product_children(plan, layer)
             if step is None:
                 return None
-            fold, following = step
             products.append(layer)
-            sums.append(following)
+            fold, layer = step
         folds.append(fold)
-        if layer == 0:
-            break
     sizes = {plan.layers[i].num_units for i in (0, *sums[1:], *products)}
     if len(folds) < length or len(sizes) > 1:
         return None

@@ -15,6 +15,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 from tests.mutation.annotations import unseen
+from tests.mutation.packages import LEFT_OUT
 
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 
@@ -54,7 +55,8 @@ class Mutant:
 
 def sample(package: str, count: int, seed: int) -> tuple[int, list[Mutant]]:
     """The number of a package's mutants, and some of them that are Python, by file."""
-    every = [mutant for path in sorted(Path(package).rglob("*.py")) for mutant in _mutants(path)]
+    files = [path for path in sorted(Path(package).rglob("*.py")) if not _is_left_out(path)]
+    every = [mutant for path in files for mutant in _mutants(path)]
     drawn = random.Random(seed).sample(every, len(every))
     chosen = itertools.islice(filter(Mutant.is_python, drawn), count)
     return len(every), sorted(chosen, key=every.index)
@@ -67,6 +69,10 @@ def explained() -> dict[tuple[str, str, str], str]:
         (entry["file"], entry["line"].strip(), entry["becomes"].strip()): entry["reason"]
         for entry in entries
     }
+
+
+def _is_left_out(path: Path) -> bool:
+    return any(path.as_posix().startswith(folders) for folders in LEFT_OUT.values())
 
 
 def _mutants(path: Path) -> Iterator[Mutant]:

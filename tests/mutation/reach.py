@@ -82,13 +82,13 @@ class Reach:
         return sorted(tests, key=lambda test: (self.seconds[test], test))
 
     def tests(self, file: str, line: int, budget: float) -> list[str]:
-        """Tests that run a line's statement, or else its file: the quickest, and at least one.
+        """Tests that run a line's statement, or else its file or folder: the quickest, at least one.
 
         What runs at import, and what numba compiles, belongs to no test.
         """
-        found = self._of(self._contexts(file, line)) or self._of(
-            {name for names in self._lines.get(file, {}).values() for name in names}
-        )
+        folder = [name for name in self._lines if Path(name).parent == Path(file).parent]
+        found = self._of(self._contexts(file, line)) or self._of(self._names([file]))
+        found = found or self._of(self._names(folder))
         taken = itertools.accumulate(self.seconds[test] for test in found[:-1])
         within = itertools.takewhile(lambda total: total < budget, itertools.chain([0.0], taken))
         return [test for test, _ in zip(found, within, strict=False)]
@@ -97,6 +97,10 @@ class Reach:
         """Whether a line runs when its file is imported, or is not seen to run."""
         seen = self._of(self._contexts(file, line))
         return not seen or not _in_a_function(Path(file).read_text(encoding="utf-8"), line)
+
+    def _names(self, files: Iterable[str]) -> set[str]:
+        lines = (self._lines.get(file, {}) for file in files)
+        return {name for own in lines for names in own.values() for name in names}
 
     def _contexts(self, file: str, line: int) -> set[str]:
         lines = self._lines.get(file, {})

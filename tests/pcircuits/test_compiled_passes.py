@@ -238,20 +238,30 @@ def test_expected_counts_are_those_of_ordinary_operations(
         np.testing.assert_allclose(found[name], counts, **DOUBLE)
 
 
-@given(scalar_circuits(max_variables=4, max_categories=3), SEEDS, st.booleans())
-@settings(max_examples=25)
-def test_samples_follow_the_distribution(circuit: pc.Circuit, seed: int, soft: bool) -> None:
+@given(
+    scalar_circuits(max_variables=4, max_categories=3),
+    SEEDS,
+    st.sampled_from(["none", "soft", "listed"]),
+)
+@settings(max_examples=30)
+def test_samples_follow_the_distribution(circuit: pc.Circuit, seed: int, kind: str) -> None:
     plan, parameters = pc.compile_circuit(circuit), scalar_parameters(circuit, seed, zeros=True)
     worlds = torch.tensor(list(itertools.product(*map(range, circuit.categories))))
     generator = torch.Generator().manual_seed(seed)
     potentials = torch.randn(1, plan.num_variables, plan.num_categories, generator=generator)
     weights = pc.forward(plan, parameters, pc.Evidence(worlds), impl="reference")
-    if soft:
+    evidence = pc.Evidence(log_potentials=potentials) if kind == "soft" else None
+    if kind == "listed":
+        # Two categories each, in any order, some of them not of their variable.
+        listed = torch.rand(potentials.shape, generator=generator).argsort(-1)[..., :2]
+        own = potentials[..., :2]
+        evidence = pc.Evidence(log_potentials=own, categories=listed)
+        potentials = torch.full_like(potentials, -torch.inf).scatter(2, listed, own)
+    if kind != "none":
         weights = weights + potentials[0].gather(1, worlds.T).sum(0)
     if len(plan.layers) == 1 or bool((weights == -torch.inf).all()):
         return
     expected = weights.softmax(0).numpy()
-    evidence = pc.Evidence(log_potentials=potentials) if soft else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "MANY_EDGES", 0)
         patch.setattr(descent, "_AT_ONCE", 5_000)

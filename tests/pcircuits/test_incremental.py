@@ -12,7 +12,8 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.queries import Conditioner
-from pcircuits.queries.path import path_of
+from pcircuits.queries.lazy import LazyValues
+from pcircuits.queries.path import PathValues, _Arrays, path_of
 from tests.support.circuits import SEEDS
 from tests.support.enumeration import enumerate_worlds
 from tests.support.evidence import Case, cases
@@ -78,6 +79,25 @@ def test_chains_are_evaluated_as_chains(homogeneous: bool) -> None:
     tree = pc.families.binary_tree(5, 3, 4)
     assert path_of(pc.compile_circuit(chain)) is not None
     assert path_of(pc.compile_circuit(tree)) is None
+
+
+@pytest.mark.parametrize("place", ["root", "input", "one fold"])
+def test_a_plan_that_is_nearly_a_chain_is_none(place: str) -> None:
+    """The same numbers of folds, but two inputs of a variable, or a sum that reads two."""
+    x = [pc.Input(i, num_units=2, num_categories=2) for i in range(3)]
+    below = pc.Sum(x[2], num_units=2)
+    if place == "root":
+        inner = pc.Sum(pc.Product(x[1], below), num_units=2)
+        root = pc.Sum(pc.Product(x[0], inner), num_units=1)
+        expected = True
+    elif place == "input":  # the product reads two sums
+        inner = pc.Sum(pc.Product(x[1], below), num_units=2)
+        root = pc.Sum(pc.Product(pc.Sum(x[0], num_units=2), inner), num_units=1)
+        expected = False
+    else:  # a product of all three
+        root = pc.Sum(pc.Product(*x), num_units=1)
+        expected = False
+    assert (path_of(pc.compile_circuit(pc.Circuit(root))) is not None) is expected
 
 
 @settings(deadline=None, max_examples=30)
@@ -155,3 +175,92 @@ def test_values_against_enumeration(case: Case, seed: int) -> None:
         totals = enumerate_worlds(case.circuit, case.parameters, evidence).totals()
         expected = torch.as_tensor(totals).double().log()
         torch.testing.assert_close(found.log_value(), expected, rtol=1e-9, atol=1e-9)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[object, ...]]:
+    """Arguments of all calls of a method from here on."""
+    calls: list[tuple[object, ...]] = []
+    method = getattr(owner, name)
+
+    def call(self: object, *arguments: object, **named: object) -> object:
+        calls.append(arguments)
+        return method(self, *arguments, **named)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_chain_takes_one_step_for_each_variable(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = pc.compile_circuit(pc.families.hmm(6, num_states=3, num_categories=4))
+    parameters = pc.random_parameters(plan, seed=0)
+    # Compiled steps know of no potentials of states.
+    latent = None if compiled else {"state_2": torch.zeros(1, 3)}
+    found = Conditioner(plan, parameters, pc.Evidence(latent_log_potentials=latent))
+    up, down = (counted(monkeypatch, PathValues, name) for name in ("_sum_value", "_message"))
+    steps = counted(monkeypatch, _Arrays, "run")
+
+    def taken(ask: object) -> tuple[int, int]:
+        for calls in (up, down, steps):
+            calls.clear()
+        ask()
+        runs = [sums for (sums,) in steps]
+        risen = sum(len(run) for run in runs if run.step < 0)
+        return len(up) + risen, len(down) + sum(map(len, runs)) - risen
+
+    def marginal(place: int) -> object:
+        return lambda: found.marginal(torch.tensor([place]))
+
+    def fix(place: int) -> None:
+        found.fix(torch.tensor([place]), torch.tensor([0]))
+
+    assert taken(marginal(0)) == (5, 1)
+    assert taken(marginal(0)) == (0, 0)
+    for place in range(1, 4):
+        fix(place - 1)
+        assert taken(marginal(place)) == (0, 1)
+    fix(5)
+    assert taken(marginal(4)) == (1, 1)
+    assert taken(marginal(3)) == (1, 0)
+    fix(4)
+    assert taken(marginal(3)) == (1, 0)
+    assert taken(found.log_value) == (4, 0)
+    assert taken(found.log_value) == (0, 0)
+    assert taken(found.marginals)[0] == 0
+
+
+def test_a_tree_takes_one_path_for_each_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = pc.compile_circuit(pc.families.binary_tree(8, num_units=2, num_categories=3))
+    found = Conditioner(plan, pc.random_parameters(plan, seed=0), pc.Evidence())
+    values = counted(monkeypatch, LazyValues, "_compute_values")
+    messages = counted(monkeypatch, LazyValues, "_pass_down")
+
+    def taken(ask: object) -> tuple[int, int]:
+        values.clear()
+        messages.clear()
+        ask()
+        received = sum(len(folds) for order, _ in messages for _, folds, _ in order)
+        return sum(len(folds) for _, folds in values), received
+
+    def marginal(variable: int) -> object:
+        return lambda: found.marginal(torch.tensor([variable]))
+
+    def fix(variable: int) -> None:
+        found.fix(torch.tensor([variable]), torch.tensor([0]))
+
+    # All values are there at first, and messages where they have been asked for.
+    assert taken(found.log_value) == (0, 0)
+    assert taken(marginal(0)) == (0, 6)
+    assert taken(marginal(1)) == (0, 1)
+    fix(0)
+    # Up to the root three products and three sums.
+    assert taken(found.log_value) == (6, 0)
+    assert taken(found.log_value) == (0, 0)
+    fix(0)
+    # Beside the way down to variable 7 stands the half with variable 0: two products and sums.
+    assert taken(marginal(7)) == (4, 5)
+    assert taken(marginal(0)) == (0, 0)
+    assert taken(marginal(1)) == (0, 1)
+    assert taken(found.log_value) == (2, 0)

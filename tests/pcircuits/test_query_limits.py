@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
@@ -351,6 +352,31 @@ def test_queries_about_examples_of_one_side_are_broadcast() -> None:
         torch.testing.assert_close(found, expected[0])
     prior = pc.queries.log_conditional(plan, parameters, two, asked.expand(2, 4))
     assert prior.shape == (2,)
+
+
+def test_evidence_of_every_kind_is_laid_out_in_one_form() -> None:
+    x = pc.Input(0, num_units=1, num_categories=2)
+    y, z, w = (pc.Input(i, num_units=1, num_categories=3) for i in (1, 2, 3))
+    plan = pc.compile_circuit(pc.Circuit(pc.Product(x, y, z, w)))
+    parameters = pc.random_parameters(plan, seed=0)
+    off = -torch.inf
+    values = torch.tensor([[1, 2, 7, 7]])
+    seen = values < 7
+    soft = torch.tensor([[[5.0, 6.0, 7.0], [off, off, off], [1.0, 2.0, 3.0], [off, 0.0, -1.0]]])
+    own, hard = [[0.0, 0.0, off], [0.0] * 3], [[off, 0.0, off], [off, off, 0.0]]
+
+    def laid_out(evidence: pc.Evidence | None) -> list[list[float]]:
+        return posterior(plan, parameters, evidence).log_potentials[0].tolist()
+
+    assert laid_out(None) == [*own, [0.0] * 3, [0.0] * 3]
+    assert laid_out(pc.Evidence(values, seen)) == [*hard, [0.0] * 3, [0.0] * 3]
+    assert laid_out(pc.Evidence(values, seen, soft)) == [*hard, *soft[0, 2:].tolist()]
+    assert laid_out(pc.Evidence(log_potentials=soft))[0] == [5.0, 6.0, off]
+    listed = torch.tensor([[[0, 0], [0, 0], [2, 0], [1, 1]]])
+    weights = torch.tensor([[[1.0, 1.0], [1.0, 1.0], [1.0, 2.0], [3.0, 3.0]]])
+    found = laid_out(pc.Evidence(values, seen, weights, None, listed))
+    assert found[:3] == [*hard, [2.0, off, 1.0]]
+    assert found[3] == pytest.approx([off, 3.0 + math.log(2), off])
 
 
 def test_numbers_at_the_edge_are_allowed() -> None:
