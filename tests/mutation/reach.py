@@ -82,7 +82,7 @@ class Reach:
         return sorted(tests, key=lambda test: (self.seconds[test], test))
 
     def tests(self, file: str, line: int, budget: float) -> list[str]:
-        """Tests that run a line's statement, or else its file or folder: the quickest, at least one.
+        """The quickest tests of a line's statement, or else its file or folder; at least one.
 
         What runs at import, and what numba compiles, belongs to no test.
         """
