@@ -33,7 +33,7 @@ def test_annotations_are_left_alone() -> None:
     spans = unseen(SOURCE)
     lines = SOURCE.splitlines()
     not_run = [(1, '"f"'), (2, "int"), (2, "|"), (3, "int"), (3, "str"), (3, "float"), (3, "*,")]
-    not_run += [(6, "property"), (7, "5"), (7, "+")]
+    not_run += [(6, "@"), (6, "property"), (7, "5"), (7, "+")]
     run = [(2, "1"), (2, "+"), (3, "3"), (3, "+"), (3, "* 8"), (4, "|"), (4, "1")]
     for expected, places in ((True, not_run), (False, run)):
         for line, text in places:
@@ -55,7 +55,12 @@ def test_explained_changes_are_of_lines_that_stand() -> None:
     for entry in entries:
         lines = {line.strip() for line in (ROOT / entry["file"]).read_text().splitlines()}
         assert entry["line"] in lines, entry
-        assert entry["becomes"] != entry["line"] and len(entry["reason"]) > 20, entry
+        assert entry["line"] not in _changes(entry) and len(entry["reason"]) > 20, entry
+
+
+def _changes(entry: dict[str, Any]) -> list[str]:
+    found = entry["becomes"]
+    return [found] if isinstance(found, str) else found
 
 
 FUNCTIONS = """\

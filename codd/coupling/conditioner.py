@@ -120,7 +120,7 @@ def require_possible(log_partition: Tensor) -> None:
     Raises:
         CouplingError: If some have.
     """
-    dead = (log_partition.detach() == -torch.inf).nonzero()[:, 0].tolist()
+    dead = log_partition.isneginf().nonzero().flatten().tolist()
     if dead:
         raise CouplingError(
             f"the circuit gives the visible tokens of window {dead[0]} (of {len(dead)} such) "

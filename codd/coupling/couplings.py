@@ -14,6 +14,7 @@ from codd.coupling.factorised import FactorisedDistribution
 from codd.coupling.settings import COUPLING_NAMES, COUPLINGS, FACTORISED, CouplingSettings
 from codd.coupling.targets import Listing, list_top, marginal_distance, target_log_probs
 from codd.coupling.units import local_latent
+from codd.coupling.window import skipped
 from codd.errors import CouplingError
 
 __all__ = [
@@ -138,7 +139,7 @@ def fit_copula(settings: CouplingSettings, base: CoupledDistribution) -> Tensor:
         (B, W, V) log-potentials, or (B, W, J) of the listed tokens.
     """
     target = base.log_potentials
-    ruled_out = target == -torch.inf
+    ruled_out = target.isneginf()
     finite = target.masked_fill(ruled_out, 0.0)
     potentials, given = finite, None
     for size in settings.step_sizes:
@@ -158,9 +159,9 @@ def fit_copula(settings: CouplingSettings, base: CoupledDistribution) -> Tensor:
 
 def _distance(base: CoupledDistribution, log_marginals: Tensor) -> Tensor:
     """(B,) how far marginals, up to their normalisation, are from the targets."""
-    skipped = base.observed if base.valid is None else base.observed | ~base.valid
     found, target = log_marginals.detach().log_softmax(-1), base.log_potentials.detach()
-    return marginal_distance(found.exp(), target.log_softmax(-1), skipped)
+    fixed = skipped(base.observed, base.valid)
+    return marginal_distance(found.exp(), target.log_softmax(-1), fixed)
 
 
 def leave_one_out(base: CoupledDistribution, potentials: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from codd.coupling.window import (
     check_window,
     describe,
     free_sum,
+    skipped,
     taken,
     window_evidence,
 )
@@ -229,8 +230,8 @@ class CoupledDistribution:
         if self.listing is not None:
             listed = targets.log_softmax(-1).exp()
             targets = self.listing.spread(listed, self.num_categories).log()
-        skipped = made_of.observed if self.valid is None else made_of.observed | ~self.valid
-        return marginal_distance(self.marginals(), targets, skipped)
+        fixed = skipped(made_of.observed, self.valid)
+        return marginal_distance(self.marginals(), targets, fixed)
 
     @cached_property
     def log_partition(self) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from codd.coupling.conditioner import Reconditioner, TokenConditioner
 from codd.coupling.targets import Listing
-from codd.coupling.window import check_window, describe, free_sum, taken
+from codd.coupling.window import check_window, describe, free_sum, skipped, taken
+from codd.errors import CouplingError
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,9 @@ class FactorisedDistribution:
         valid: (B, W) bool, False at padding, which is no token at all; None = all valid.
         listing: The tokens that `log_probs` speaks of; None = all.
         vocabulary_size: V; with `listing` only.
+
+    Raises:
+        CouplingError: If shapes do not fit, or lists come without the size of the vocabulary.
 
     Examples:
         New York or San Diego, each word for itself: half of what is drawn is no city.
@@ -46,6 +50,10 @@ class FactorisedDistribution:
     vocabulary_size: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.listing is not None and self.vocabulary_size < 1:
+            raise CouplingError(
+                f"vocabulary_size must be at least 1 with lists; found {self.vocabulary_size}"
+            )
         check_window(
             self.log_probs,
             self.values,
@@ -73,7 +81,7 @@ class FactorisedDistribution:
     @property
     def num_categories(self) -> int:
         """Number of categories V."""
-        return self.log_probs.shape[2] if self.listing is None else self.vocabulary_size
+        return self.log_probs.shape[-1] if self.listing is None else self.vocabulary_size
 
     @property
     def log_partition(self) -> Tensor:
@@ -85,10 +93,8 @@ class FactorisedDistribution:
         """(B,) probability that some masked token is one that is not listed; exact."""
         if self.listing is None:
             return self.log_probs.new_zeros(self.batch_size)
-        kept = torch.log1p(-self.listing.omitted()).masked_fill(self.observed, 0.0)
-        if self.valid is not None:
-            kept = kept.masked_fill(~self.valid, 0.0)
-        return -torch.expm1(kept.sum(-1))
+        fixed = skipped(self.observed, self.valid)
+        return -torch.expm1(torch.log1p(-self.listing.omitted()).masked_fill(fixed, 0.0).sum(1))
 
     @property
     def marginal_error(self) -> Tensor:
@@ -124,7 +130,7 @@ class FactorisedDistribution:
         drawn = logits.argmax(-1)
         if self.listing is not None:
             listed = self.listing.categories[:, None].expand(logits.shape)
-            drawn = listed.gather(-1, drawn[..., None])[..., 0]
+            drawn = listed.gather(3, drawn.unsqueeze(3)).squeeze(3)
         return torch.where(self.observed[:, None], self.values[:, None], drawn)
 
     def mutual_information(self) -> Tensor:

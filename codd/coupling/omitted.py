@@ -14,6 +14,7 @@ from torch import Tensor
 import pcircuits as pc
 from codd.coupling.targets import Listing
 from codd.coupling.units import CircuitWindow, input_variables, joined, unit_values, where_masked
+from codd.coupling.window import skipped
 
 
 def omitted_mass(kind: str, window: CircuitWindow) -> Tensor:
@@ -34,18 +35,18 @@ def omitted_mass(kind: str, window: CircuitWindow) -> Tensor:
     if listing is None:
         return window.log_potentials.new_zeros(len(window.observed))
     if kind == "copula":
-        skipped = window.observed if window.valid is None else window.observed | ~window.valid
-        return listing.omitted().masked_fill(skipped, 0.0).sum(-1).clamp(max=1.0)
+        fixed = skipped(window.observed, window.valid)
+        return listing.omitted().masked_fill(fixed, 0.0).sum(1).clamp(max=1.0)
     inside = unit_values(window, window.log_potentials)
     outside = _most_outside(window, listing)
     if kind == "local":
         kept = {n: own - torch.logaddexp(own, outside[n]) for n, own in inside.items()}
-        dead = {n: own.masked_fill(inside[n] == -torch.inf, -torch.inf) for n, own in kept.items()}
+        dead = {n: own.masked_fill(inside[n].isneginf(), -torch.inf) for n, own in kept.items()}
         share = _value(window, dead) - _value(window, {})
     else:
         free = unit_values(window, None)
         raised = {
-            n: torch.logaddexp(own, outside[n]) - free[n].masked_fill(free[n] == -torch.inf, 0.0)
+            n: torch.logaddexp(own, outside[n]) - free[n].masked_fill(free[n].isneginf(), 0.0)
             for n, own in inside.items()
         }
         evidence = window.evidence_with(window.log_potentials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from codd.errors import CouplingError
@@ -75,7 +76,8 @@ class CouplingSettings:
             )
         _check("tolerance", self.tolerance, "at least 0", self.tolerance >= 0)
         temperature = self.target_temperature
-        _check("target_temperature", temperature, "above 0", 0 < temperature < float("inf"))
+        usable = temperature > 0 and math.isfinite(temperature)
+        _check("target_temperature", temperature, "above 0 and finite", usable)
         _check("target_top_p", self.target_top_p, "in (0, 1]", 0 < self.target_top_p <= 1)
         _check("target_floor", self.target_floor, "in [0, 1)", 0 <= self.target_floor < 1)
         _check("top_k", self.top_k, "at least 1", self.top_k is None or self.top_k >= 1)

@@ -123,14 +123,15 @@ def _localised(
 ) -> pc.queries.ChainWindow:
     """The window with the latent potentials of `units.local_latent`."""
     leaves = passes.leaves(window)
-    unchanged = (leaves == -torch.inf) | _skipped(window)[..., None]
-    own = -leaves.masked_fill(unchanged, 0.0)
+    masked = leaves.masked_fill(_skipped(window)[..., None], 0.0)
+    own = -masked.masked_fill(masked.isneginf(), 0.0)
     return replace(window, latent=own if window.latent is None else window.latent + own)
 
 
 def _skipped(window: pc.queries.ChainWindow) -> Tensor:
     """(B, W) bool, positions that are visible or padding."""
-    return window.observed if window.missing is None else window.observed | window.missing
+    missing = window.missing
+    return window.observed if missing is None else window.observed.masked_fill(missing, True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ def target_log_probs(settings: CouplingSettings, log_probs: Tensor) -> Tensor:
     if floor == 0:
         return found
     untouched = log_probs.log_softmax(-1)
-    dead = untouched == -torch.inf  # kept out of the arithmetic, whose gradient would be NaN
+    dead = untouched.isneginf()  # kept out of the arithmetic, whose gradient would be NaN
     both = torch.logaddexp(
         found.masked_fill(dead, 0.0) + math.log1p(-floor),
         untouched.masked_fill(dead, 0.0) + math.log(floor),
@@ -107,15 +107,13 @@ def list_top(
 def marginal_distance(marginals: Tensor, log_probs: Tensor, skipped: Tensor) -> Tensor:
     """(B,) largest total variation between (B, W, V) distributions, but where skipped (B, W)."""
     gap = (marginals - log_probs.exp()).abs().sum(-1) / 2
-    return gap.masked_fill(skipped, 0.0).amax(-1)
+    return gap.masked_fill(skipped, 0.0).amax(1)
 
 
 def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:
     """The smallest set of the likeliest tokens that holds `top_p`, renormalised."""
     ordered, order = log_probs.sort(dim=-1, descending=True, stable=True)
     shares = ordered.detach().exp()
-    before = shares.cumsum(-1) - shares
-    # The likeliest token always stays, whatever rounding says.
-    dropped = (before >= top_p) & (torch.arange(before.shape[-1], device=before.device) > 0)
-    kept = ordered.masked_fill(dropped, -torch.inf).log_softmax(-1)
+    before = shares.cumsum(-1) - shares  # exactly 0 for the likeliest: it stays
+    kept = ordered.masked_fill(before >= top_p, -torch.inf).log_softmax(-1)
     return torch.empty_like(kept).scatter(-1, order, kept)

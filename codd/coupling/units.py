@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 import pcircuits as pc
 from codd.coupling.targets import Listing
+from codd.coupling.window import skipped
 
 
 class CircuitWindow(Protocol):
@@ -70,10 +70,10 @@ def unit_values(window: CircuitWindow, log_potentials: Tensor | None) -> dict[st
 
 def where_masked(window: CircuitWindow, units: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The potentials (B, K) of inputs at masked positions; zero at visible ones and padding."""
-    skipped = window.observed if window.valid is None else window.observed | ~window.valid
+    fixed = skipped(window.observed, window.valid)
     variables = input_variables(window.plan)
     return {
-        name: own.masked_fill(skipped[:, variables[name], None], 0.0) for name, own in units.items()
+        name: own.masked_fill(fixed[:, variables[name], None], 0.0) for name, own in units.items()
     }
 
 
@@ -93,7 +93,7 @@ def local_latent(window: CircuitWindow) -> dict[str, Tensor] | None:
     A unit that allows no token of the denoiser's has the value zero and stays as it is.
     """
     units = {
-        name: -own.masked_fill(own == -torch.inf, 0.0)
+        name: -own.masked_fill(own.isneginf(), 0.0)
         for name, own in unit_values(window, window.log_potentials).items()
     }
     return joined(window.latent, where_masked(window, units))

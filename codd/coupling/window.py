@@ -65,7 +65,7 @@ def check_window(
                 f"{name} has shape {tuple(tensor.shape)}; "
                 f"log-potentials need {tuple(log_potentials.shape[:2])}"
             )
-    outside = ((values < 0) | (values >= num_categories)) & observed
+    outside = (values != values.clamp(0, num_categories - 1)) & observed
     if bool(outside.any()):
         row, position = outside.nonzero()[0].tolist()
         raise CouplingError(
@@ -92,7 +92,7 @@ def check_circuit(plan: pc.Plan, log_potentials: Tensor, listing: Listing | None
 
 
 def taken(log_potentials: Tensor, tokens: Tensor, listing: Listing | None) -> Tensor:
-    """(B, W) potentials of tokens (B, W); -inf where they are not listed.
+    """(B, W) potentials of tokens (B, W); -inf where they are not listed, or no tokens at all.
 
     Raises:
         CouplingError: If shapes differ.
@@ -102,10 +102,11 @@ def taken(log_potentials: Tensor, tokens: Tensor, listing: Listing | None) -> Te
             f"tokens have shape {tuple(tokens.shape)}; expected {tuple(log_potentials.shape[:2])}"
         )
     if listing is None:
-        inside = tokens.clamp(0, log_potentials.shape[2] - 1).long()
-        return log_potentials.gather(2, inside[..., None])[..., 0]
-    place, is_there = listing.place(tokens)
-    found = log_potentials.gather(2, place[..., None])[..., 0]
+        place = tokens.clamp(0, log_potentials.shape[2] - 1).long()
+        is_there = place == tokens
+    else:
+        place, is_there = listing.place(tokens)
+    found = log_potentials.gather(2, place.unsqueeze(2)).squeeze(2)
     return found.masked_fill(~is_there, -torch.inf)
 
 
@@ -113,10 +114,13 @@ def free_sum(
     each: Tensor, tokens: Tensor, values: Tensor, observed: Tensor, valid: Tensor | None
 ) -> Tensor:
     """(B,) sum over the masked positions; -inf where tokens contradict the visible ones."""
-    each = each.masked_fill(observed, 0.0)
-    if valid is not None:
-        each = each.masked_fill(~valid, 0.0)
-    return each.sum(-1).masked_fill(((tokens != values) & observed).any(-1), -torch.inf)
+    free = each.masked_fill(skipped(observed, valid), 0.0).sum(1)
+    return free.masked_fill(((tokens != values) & observed).any(1), -torch.inf)
+
+
+def skipped(observed: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, W) bool, positions that are visible or padding."""
+    return observed if valid is None else observed.masked_fill(~valid, True)
 
 
 def describe(kind: str, observed: Tensor, num_categories: int) -> str:

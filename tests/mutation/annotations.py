@@ -17,7 +17,7 @@ def unseen(source: str) -> list[tuple[Place, Place]]:
     Cosmic Ray takes the star before arguments that go by keyword alone for an operator.
     """
     nodes = [
-        ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
+        (_start(node), (node.end_lineno or 0, node.end_col_offset or 0))
         for node in _unseen(ast.parse(source))
     ]
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
@@ -39,4 +39,9 @@ def _unseen(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
             yield node.value
         elif isinstance(node, ast.ClassDef) and "Protocol" in map(ast.unparse, node.bases):
             yield from node.body
-            yield from (mark for part in node.body for mark in getattr(part, "decorator_list", ()))
+
+
+def _start(node: ast.expr | ast.stmt) -> Place:
+    """Where a node begins; what is decorated, at the sign of its first decorator."""
+    marks = getattr(node, "decorator_list", ())
+    return (marks[0].lineno, marks[0].col_offset - 1) if marks else (node.lineno, node.col_offset)

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code
@@ -66,9 +67,16 @@ def explained() -> dict[tuple[str, str, str], str]:
     """Why mutants are no bugs, by file, lines that go and lines that come."""
     entries = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["mutants"]
     return {
-        (entry["file"], entry["line"].strip(), entry["becomes"].strip()): entry["reason"]
+        (entry["file"], entry["line"].strip(), becomes.strip()): entry["reason"]
         for entry in entries
+        for becomes in changes(entry)
     }
+
+
+def changes(entry: dict[str, Any]) -> list[str]:
+    """What comes in place of an entry's line: one text or several."""
+    found = entry["becomes"]
+    return [found] if isinstance(found, str) else list(found)
 
 
 def _is_left_out(path: Path) -> bool:

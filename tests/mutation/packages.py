@@ -44,6 +44,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "codd/coupling": (
         "tests/codd/test_coupling.py",
         "tests/codd/test_coupling_targets.py",
+        "tests/codd/test_coupling_arguments.py",
+        "tests/codd/test_coupling_bounds.py",
+        "tests/codd/test_coupling_stepper.py",
         "tests/codd/test_coupling_exact.py",
         "tests/codd/test_coupling_step.py",
         "tests/codd/test_training_listed.py",
