@@ -122,7 +122,15 @@ class FactorisedDistribution:
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(B, num_samples, W) independent tokens, each tempered; observed ones are kept."""
+        """(B, num_samples, W) independent tokens, each tempered; observed ones are kept.
+
+        Raises:
+            CouplingError: If there is nothing to draw, or the temperature is negative.
+        """
+        if num_samples < 1 or not temperature >= 0:
+            raise CouplingError(
+                f"expected num_samples >= 1 and temperature >= 0; found {num_samples}, {temperature}"
+            )
         logits = self.log_probs[:, None].expand(-1, num_samples, -1, -1)
         if temperature > 0:
             noise = torch.empty(logits.shape).to(logits).exponential_(generator=generator)

@@ -69,7 +69,7 @@ def _check_rows(name: str, rows: Sequence[Tensor]) -> None:
 
 def _check_ids(name: str, rows: Sequence[Tensor], num_categories: int, mask_id: int | None) -> None:
     ids = torch.cat(tuple(rows))
-    wrong = (ids < 0) | (ids >= num_categories)
+    wrong = ids != ids.clamp(0, num_categories - 1)
     if mask_id is not None:
         wrong &= ids != mask_id
     if not bool(wrong.any()):

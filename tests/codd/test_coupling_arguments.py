@@ -227,6 +227,19 @@ def test_impossible_windows_are_named_and_counted() -> None:
         require_possible(torch.tensor([0.0, -torch.inf, 3.0, -torch.inf]))
 
 
+@pytest.mark.parametrize("kind", codd.COUPLINGS)
+def test_a_token_may_be_fixed_again(kind: str) -> None:
+    joint, every = couple(case(), kind), torch.ones(3, dtype=torch.bool)
+    conditioner, place = joint.conditioner(), torch.tensor([0, 1, 2])
+    for _ in range(2):
+        conditioner.fix(place, torch.tensor([2, 3, 1]), every)
+    rows = torch.arange(3)
+    whole = conditioner.marginals(torch.ones(3, 4, dtype=torch.bool))[rows, place]
+    single = conditioner.marginal(place, every)
+    for found in (whole, single):
+        torch.testing.assert_close(found, torch.eye(4)[[2, 3, 1]].double())
+
+
 def test_no_windows_are_told_as_such() -> None:
     empty = torch.zeros(0, 4, dtype=torch.bool)
     assert describe("X", empty, 3) == "X(0 windows of 4 tokens, 3 categories, 0 masked)"
@@ -305,6 +318,10 @@ def test_samples_are_asked_for_by_number_name_and_temperature(kind: str) -> None
     assert torch.equal(drawn(50), drawn(num_samples=50, temperature=1.0))
     for temperature in (0.0, 0.5, 2.0):
         assert not torch.equal(drawn(50), drawn(50, temperature=temperature))
+    for wrong in ((0, 1.0), (-1, 0.5), (1, -0.5), (2, float("nan"))):
+        message = f"num_samples >= 1 and temperature >= 0; found {wrong[0]}, {wrong[1]}"
+        with pytest.raises((CouplingError, pc.errors.EvidenceError), match=message):
+            joint.sample(wrong[0], temperature=wrong[1])
     with pytest.raises(TypeError, match="positional"):
         joint.sample(1, 1.0)
 
