@@ -129,7 +129,8 @@ class FactorisedDistribution:
         """
         if num_samples < 1 or not temperature >= 0:
             raise CouplingError(
-                f"expected num_samples >= 1 and temperature >= 0; found {num_samples}, {temperature}"
+                "expected num_samples >= 1 and temperature >= 0; found "
+                f"{num_samples}, {temperature}"
             )
         logits = self.log_probs[:, None].expand(-1, num_samples, -1, -1)
         if temperature > 0:

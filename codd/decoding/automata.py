@@ -87,10 +87,9 @@ class Unrolled:
         state = tokens.new_zeros(len(tokens))
         for place, column in enumerate(tokens.unbind(1)):
             keys, targets = self._moves(place, tokens.device)
-            key = state.clamp(min=0) * self.circuit.num_categories + column
+            key = state * self.circuit.num_categories + column  # of no state: below all keys
             found = torch.searchsorted(keys, key).clamp(max=len(keys) - 1)
-            alive = (keys[found] == key) & (state >= 0)
-            state = torch.where(alive, targets[found], -1)
+            state = torch.where(keys[found] == key, targets[found], -1)
         return state
 
     def _moves(self, place: int, device: torch.device) -> tuple[Tensor, Tensor]:

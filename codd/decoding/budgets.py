@@ -9,7 +9,6 @@ that are already fixed, never on the one that is drawn next, so the tokens follo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from codd.coupling.distribution import TokenDistribution
-from codd.decoding.quotas import check_within, divergence
+from codd.decoding.quotas import check_nats, divergence
 from codd.decoding.samplers import Commitment, SamplingRule, draw
 from codd.decoding.selection import score, select
 
@@ -77,7 +76,7 @@ class TotalCorrelation:
     budget: float = 6.0
 
     def __post_init__(self) -> None:
-        check_within("total_correlation", self.budget, -1.0, math.inf)
+        check_nats("total_correlation", self.budget)
 
     def charges(self, before: Tensor, now: Tensor) -> Tensor:
         """See `Budget`."""
@@ -115,7 +114,7 @@ class JointEntropy:
     bound: float = 2.0
 
     def __post_init__(self) -> None:
-        check_within("joint_entropy", self.bound, -1.0, math.inf)
+        check_nats("joint_entropy", self.bound)
 
     def charges(self, before: Tensor, now: Tensor) -> Tensor:
         """See `Budget`."""
@@ -170,7 +169,7 @@ def spend(
         conditioner.fix(position, drawn, active)
         tokens = torch.where(following, drawn[:, None], tokens)
         chosen = chosen | following
-        charge = charges[every, position].masked_fill(~active, 0.0)
+        charge = charges[every, position]  # of rows that have stopped it does not count
         spent, largest = spent + charge, torch.maximum(largest, charge)
         now = conditioner.marginals(candidates & ~chosen & active[:, None])
     return Commitment(tokens=tokens, chosen=chosen)

@@ -1,5 +1,6 @@
 """What to decode and how, checked before any work is done."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -245,18 +246,12 @@ class DecodingOptions:
             )
         if self.stochastic and self.steps is None:
             raise DecodingError("stochastic: expected `steps`, which say when to stop, found none")
-        if not 0.0 <= self.guidance < float("inf"):
-            raise DecodingError(
-                f"guidance: expected a finite number of at least 0, found {self.guidance}"
-            )
+        _finite("guidance", self.guidance)
         if not all(self.stop):
             raise DecodingError("stop: expected sequences of at least one token, found none in one")
 
     def _check_sampling(self) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise DecodingError(
-                f"temperature: expected a finite number of at least 0, found {self.temperature}"
-            )
+        _finite("temperature", self.temperature)
         if self.sampler == "map" and self.temperature not in (0.0, 1.0):
             raise DecodingError(
                 f"temperature: expected none with sampler 'map', found {self.temperature}"
@@ -281,6 +276,11 @@ class DecodingOptions:
         limit = self.mask_ratio_limit
         if limit is not None and not 0.0 <= limit <= 1.0:
             raise DecodingError(f"mask_ratio_limit: expected 0 to 1, found {limit}")
+
+
+def _finite(name: str, found: float) -> None:
+    if not math.isfinite(found) or found < 0:
+        raise DecodingError(f"{name}: expected a finite number of at least 0, found {found}")
 
 
 def _one_of(name: str, found: str, known: Iterable[str]) -> None:

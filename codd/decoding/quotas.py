@@ -6,6 +6,7 @@ distribution says and commits at least one token a row, so no region takes more 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,7 +91,7 @@ class Threshold:
     probability: float = 0.9
 
     def __post_init__(self) -> None:
-        check_within("threshold", self.probability, 0.0, 1.0)
+        _check_share("threshold", self.probability)
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -123,7 +124,7 @@ class Factor:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        check_within("factor", self.factor, 0.0, float("inf"))
+        _check_positive("factor", self.factor)
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -156,7 +157,7 @@ class EntropyBound:
     bound: float = 0.1
 
     def __post_init__(self) -> None:
-        check_within("entropy_bound", self.bound, -1.0, float("inf"))
+        check_nats("entropy_bound", self.bound)
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -192,8 +193,8 @@ class Klass:
     probability: float = 0.6
 
     def __post_init__(self) -> None:
-        check_within("klass divergence", self.divergence, 0.0, float("inf"))
-        check_within("klass probability", self.probability, 0.0, 1.0)
+        _check_positive("klass divergence", self.divergence)
+        _check_share("klass probability", self.probability)
 
     def choose(self, view: QuotaView) -> Tensor:
         """See `AdaptiveQuota`."""
@@ -225,13 +226,23 @@ def _at_least_one(view: QuotaView, chosen: Tensor) -> Tensor:
     return torch.where(chosen.any(dim=1, keepdim=True), chosen, first)
 
 
-def check_within(name: str, found: float, above: float, most: float) -> None:
-    """Checks a finite number above a limit (-1: at least 0) and up to another.
+def check_nats(name: str, found: float) -> None:
+    """Checks a bound in nats.
 
     Raises:
-        DecodingError: If it is not.
+        DecodingError: If it is no finite number of at least 0.
     """
-    if not above < found <= most or found == float("inf") or (above < 0 and found < 0):
-        least = "at least 0" if above < 0 else f"above {above:g}"
-        limit = "" if most == float("inf") else f" and at most {most:g}"
-        raise DecodingError(f"{name}: expected a finite number {least}{limit}, found {found}")
+    _check(name, found, "at least 0", found >= 0)
+
+
+def _check_positive(name: str, found: float) -> None:
+    _check(name, found, "above 0", found > 0)
+
+
+def _check_share(name: str, found: float) -> None:
+    _check(name, found, "above 0 and at most 1", 0 < found <= 1)
+
+
+def _check(name: str, found: float, expected: str, holds: bool) -> None:
+    if not holds or not math.isfinite(found):
+        raise DecodingError(f"{name}: expected a finite number {expected}, found {found}")

@@ -37,9 +37,9 @@ class Scene:
     schedule: Schedule
     steps_left: int
     steps: int
-    first: int = 0
-    ahead: int = 0
-    log_probs: Tensor | None = None
+    first: int
+    ahead: int
+    log_probs: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)

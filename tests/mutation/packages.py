@@ -56,6 +56,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     ),
     "codd/decoding": (
         "tests/codd/test_decoding_parts.py",
+        "tests/codd/test_decoding_limits.py",
         "tests/codd/test_decoding_options.py",
         "tests/codd/test_decoding_samplers.py",
         "tests/codd/test_decoding_quotas.py",
