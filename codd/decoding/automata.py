@@ -51,7 +51,7 @@ class Unrolled:
         """What may stand in the tokens first .. stop - 1, as the last of `length` variables.
 
         The variables before are free. With several states before the block the root has a parameter
-        `START` (1, S) that says in which the automaton is.
+        `START` (S,) that says in which the automaton is.
         """
         shift, size = length - (stop - first), self.circuit.num_categories
         known: dict[Any, Any] = {None: None}

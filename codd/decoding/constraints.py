@@ -161,14 +161,14 @@ class ConstrainedModel(WrappedModel):
         return self._unrolled.block(self._first, stop, self.window)
 
     def _begun(self, tokens: Tensor) -> dict[str, Tensor]:
-        """The weights (B, 1, S) that say in which state the automaton is before this block."""
+        """The weights (B, S) that say in which state the automaton is before this block."""
         if START not in self.constraint.parameter_shapes:
             return {}
         assert self._unrolled is not None
         end = tokens.shape[1] - self.block_length
         state = self._unrolled.walk(tokens[:, end - self._first : end])
         states = torch.arange(len(self._unrolled.states[self._first]), device=tokens.device)
-        return {START: (states == state[:, None]).double().log()[:, None]}
+        return {START: (states == state[:, None]).double().log()}
 
     def _shared(self) -> tuple[pc.Plan, pc.PreparedParameters]:
         """The product with weights that all windows share."""

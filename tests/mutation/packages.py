@@ -57,6 +57,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "codd/decoding": (
         "tests/codd/test_decoding_parts.py",
         "tests/codd/test_decoding_limits.py",
+        "tests/codd/test_decoding_bookkeeping.py",
+        "tests/codd/test_decoding_automata.py",
         "tests/codd/test_decoding_options.py",
         "tests/codd/test_decoding_samplers.py",
         "tests/codd/test_decoding_quotas.py",
