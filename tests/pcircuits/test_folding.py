@@ -419,6 +419,8 @@ def test_all_that_a_plan_is_made_of_is_frozen() -> None:
     found = [own for own in made if dataclasses.is_dataclass(own)]
 
     assert len(found) == 12
+    whole = compiled(leaf(), leaf())
+    assert {type(part) for part in (whole, whole.cost(), *whole.layers)} <= set(found)
     for own in found:
         blank = object.__new__(own)
         with pytest.raises(dataclasses.FrozenInstanceError):
