@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
-
-_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,11 +155,9 @@ def _check_values(plan: Plan, values: Tensor, observed: Tensor | None) -> None:
 
 def _largest_unsigned(values: Tensor) -> int:
     """Largest value, where negative ones count as very large."""
-    if values.device.type == "cpu":
-        own = values.numpy()  # numpy takes less time than PyTorch
-        return int(np.maximum.reduce(own.view(_UNSIGNED[own.itemsize]), axis=None))
-    low, high = values.aminmax()
-    return int(high) if int(low) >= 0 else torch.iinfo(torch.int64).max
+    # Even an operation that does nothing takes its time.
+    low, high = (values if values.dtype == torch.int64 else values.long()).aminmax()
+    return int(high.item()) if low.item() >= 0 else torch.iinfo(torch.int64).max
 
 
 def _check_range(what: str, categories: Tensor, num_categories: int) -> None:

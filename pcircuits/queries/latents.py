@@ -90,8 +90,8 @@ def _input_posteriors(
 
     log_z, found = input_posteriors(plan, prepared, evidence)
     require_possible(log_z)
-    places = {name: plan.places[name] for name in nodes}
-    return {name: found[layer][fold] for name, (layer, fold) in places.items()}
+    places = plan.places
+    return {name: found[places[name][0]][places[name][1]] for name in nodes}
 
 
 def _latent_probes(

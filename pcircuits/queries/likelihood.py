@@ -130,7 +130,7 @@ def require_possible(log_z: Tensor) -> None:
     Raises:
         EvidenceError: If some example's evidence has probability zero.
     """
-    if float(log_z.detach().amin()) > -torch.inf:
+    if log_z.detach().amin().item() > -torch.inf:
         return
     dead = (log_z.detach() == -torch.inf).nonzero()[:, 0].tolist()
     if dead:

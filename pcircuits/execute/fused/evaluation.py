@@ -52,7 +52,7 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
 
 def input_posteriors(
     plan: Plan, prepared: PreparedParameters, evidence: Evidence
-) -> tuple[Tensor, dict[int, list[Tensor]]]:
+) -> tuple[Tensor, dict[int, Sequence[Tensor]]]:
     """(B,) log-values, and input layer -> (B, K) posteriors of each fold's units; no gradient.
 
     They are the gradient of the log-value with respect to the log-values of the inputs; zero where
@@ -77,13 +77,16 @@ def input_posteriors(
     ones = np.ones_like(root)
     gradients(program, call.linear, kept, ones, flows, [False] * len(call.tables))
     products = lent_products(arenas)
-    found: dict[int, list[Tensor]] = {}
+    found: dict[int, Sequence[Tensor]] = {}
     for units, layers in program.inputs.items():
         rows = products[units] if units in in_place else flows[units].values
-        parts = _tensor(rows, prepared.dtype).split(len(root))
-        folds = iter(in_place.get(units, range(len(parts))))
+        parts: Sequence[Tensor]
+        parts = _tensor(rows, prepared.dtype).view(-1, len(root), units).unbind()
+        if units in in_place:
+            parts = [parts[fold] for fold in in_place[units]]
         for i in layers:
-            found[i] = [parts[next(folds)] for _ in range(num_folds(plan.layers[i]))]
+            number = num_folds(plan.layers[i])
+            found[i], parts = parts[:number], parts[number:]
     return _tensor(root, prepared.dtype), found
 
 

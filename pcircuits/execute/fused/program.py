@@ -108,7 +108,7 @@ class Program:
     reused: Layout
     rereads: bool
     product_folds: Mapping[int, int]
-    products_of_inputs: Mapping[int, np.ndarray]
+    products_of_inputs: Mapping[int, Sequence[int]]
     product_folds_at_once: Mapping[int, int]
     num_values: int
 
@@ -212,7 +212,7 @@ def _runs(
 
 def _products_of_inputs(
     runs: Sequence[Run], layout: Layout, input_folds: Mapping[int, int]
-) -> dict[int, np.ndarray]:
+) -> dict[int, list[int]]:
     """See `Program.products_of_inputs`."""
     found = {units: np.zeros(folds, np.int64) for units, folds in input_folds.items()}
     for run, places in zip(runs, layout.factors, strict=True):
@@ -225,7 +225,7 @@ def _products_of_inputs(
             elif own.units[0] in found:
                 folds = run.products[number] + np.arange(own.num_folds)
                 found[own.units[0]][factors[is_input]] = folds[is_input.nonzero()[1]]
-    return found
+    return {units: folds.tolist() for units, folds in found.items()}
 
 
 def _layout(
