@@ -25,7 +25,7 @@ from codd.evaluation.few_step import FewStepProtocol, FewStepResult, measure_few
 from codd.evaluation.gap import GapProtocol, GapResult, GapVariant, measure_gap
 from codd.evaluation.ngram import NGramJudge
 from codd.evaluation.quality import Judges
-from codd.evaluation.report import few_step_table, gap_summary, gap_table
+from codd.evaluation.report import FIGURES, few_step_table, gap_summary, gap_table
 from codd.evaluation.words import words
 from codd.model import CoupledModel
 from codd.training.corpus import Corpus
@@ -33,6 +33,9 @@ from codd.vocabulary import Vocabulary
 
 _JUDGE_ORDER = 6
 _WIDTH = 160
+# Columns that the table of all figures takes; in fewer it shows these.
+_ALL_FIGURES = 140
+_MAIN_FIGURES = ("score", "entropy", "recovered")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def show(console: Console, measured: Measured) -> None:
     console.print(gap_table(measured.gap))
     for line in gap_summary(measured.gap):
         console.print(line)
-    console.print(few_step_table(measured.few_step))
+    narrow = console.width < _ALL_FIGURES
+    console.print(few_step_table(measured.few_step, _MAIN_FIGURES if narrow else FIGURES))
 
 
 def write(path: Path, measured: Measured, about: dict[str, Any]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -17,6 +18,11 @@ from codd.evaluation.statistics import Estimate, Interval, mean
 from codd.evaluation.task_scores import TaskResult
 
 PRODUCT = "product"
+FIGURES = (
+    *("score", "entropy", "unknown words", "distance", "recovered"),
+    *("denoiser s", "coupling s"),
+)
+"""Figures of generated text, by the names of their columns."""
 FEW_MASKED = 0.25
 """Up to this mask ratio a coupling is compared with one token a call."""
 
@@ -82,29 +88,41 @@ def caches_table(result: CacheResult) -> Table:
     return table
 
 
-def few_step_table(result: FewStepResult) -> Table:
-    """Judge score, entropy, unknown words, share recovered and time of every cell."""
+def few_step_table(result: FewStepResult, figures: Sequence[str] = FIGURES) -> Table:
+    """What generated text is like, and its time, in every cell.
+
+    Args:
+        result: What was measured.
+        figures: Those to show, of `FIGURES`.
+    """
+    told = {
+        "score": "score: judge's nats per token",
+        "entropy": "entropy: 3-grams, nats",
+        "distance": "distance: Jensen-Shannon, 3-grams, from the training text",
+        "recovered": "recovered: of what the factorised output loses to one token a step",
+        "denoiser s": "seconds: a step of a batch",
+    }
+    notes = [note for name, note in told.items() if name in figures]
     table = Table(
         title=f"Blocks of {result.protocol.block} tokens, by tokens a step",
-        caption=(
-            f"{len(result.real.scores)} prompts; score: judge's nats per token; entropy: 3-grams, "
-            "nats; distance: Jensen-Shannon, 3-grams, from the training text; seconds: a step of a "
-            "batch; ± one standard error"
-        ),
+        caption="; ".join([f"{len(result.real.scores)} prompts", *notes, "± one standard error"]),
     )
     table.add_column("order")
     table.add_column("variant", no_wrap=True)
     table.add_column("tokens a step")
-    figures = ("score", "entropy", "unknown words", "distance", "recovered")
-    for name in (*figures, "denoiser s", "coupling s"):
+    for name in figures:
         table.add_column(name, justify="right")
-    table.add_row("", "real text", "", *_quality_cells(result.real), "", "", "")
+    real = _quality_figures(result.real)
+    table.add_row("", "real text", "", *(real.get(name, "") for name in figures))
     previous = None
     for cell in result.cells.values():
         if (cell.order, cell.label) != previous:
             table.add_section()
         previous = cell.order, cell.label
-        table.add_row(*_cell_row(result, cell))
+        found = _cell_figures(result, cell)
+        order = cell.order.replace("_", " ")
+        pace = str(cell.tokens_per_step)
+        table.add_row(order, cell.label, pace, *(found[name] for name in figures))
     return table
 
 
@@ -138,26 +156,22 @@ def as_text(content: RenderableType, width: int = 140) -> str:
     return capture.get()
 
 
-def _cell_row(result: FewStepResult, cell: FewStepCell) -> list[str]:
+def _cell_figures(result: FewStepResult, cell: FewStepCell) -> dict[str, str]:
     recovered = result.recovered(cell.label, cell.order, cell.tokens_per_step)
-    return [
-        cell.order,
-        cell.label,
-        str(cell.tokens_per_step),
-        *_quality_cells(cell.quality),
-        _percent(recovered),
-        f"{cell.denoiser_seconds:.4f}",
-        f"{cell.coupling_seconds:.4f}",
-    ]
+    return _quality_figures(cell.quality) | {
+        "recovered": _percent(recovered),
+        "denoiser s": f"{cell.denoiser_seconds:.4f}",
+        "coupling s": f"{cell.coupling_seconds:.4f}",
+    }
 
 
-def _quality_cells(quality: TextQuality) -> list[str]:
-    return [
-        figure(quality.score, 3),
-        figure(quality.entropy, 3),
-        _percent(quality.unknown_words),
-        figure(quality.distance, 3),
-    ]
+def _quality_figures(quality: TextQuality) -> dict[str, str]:
+    return {
+        "score": figure(quality.score, 3),
+        "entropy": figure(quality.entropy, 3),
+        "unknown words": _percent(quality.unknown_words),
+        "distance": figure(quality.distance, 3),
+    }
 
 
 def figure(estimate: Estimate, digits: int) -> str:

@@ -145,6 +145,9 @@ def test_progress_and_report(model: MixtureModel, judges: Judges) -> None:
     assert told == [(i, 3) for i in range(1, 4)]
     text = as_text(few_step_table(found))
     assert "real text" in text and "coupled" in text and "recovered" in text
+    few = as_text(few_step_table(found, ("score", "recovered")), width=80)
+    assert f"{found.real.score.value:.3f}" in few and "recovered" in few
+    assert "entropy" not in few and "…" not in few
     kept = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert kept["real"]["score"]["value"] == found.real.score.value
     assert [cell["tokens_per_step"] for cell in kept["cells"]] == [1, 4, 4]
