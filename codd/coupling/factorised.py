@@ -9,7 +9,14 @@ from torch import Tensor
 
 from codd.coupling.conditioner import Reconditioner, TokenConditioner
 from codd.coupling.targets import Listing
-from codd.coupling.window import check_window, describe, free_sum, skipped, taken
+from codd.coupling.window import (
+    check_numbers,
+    check_window,
+    describe,
+    free_sum,
+    skipped,
+    taken,
+)
 from codd.errors import CouplingError
 
 
@@ -27,7 +34,8 @@ class FactorisedDistribution:
         vocabulary_size: V; with `listing` only.
 
     Raises:
-        CouplingError: If shapes do not fit, or lists come without the size of the vocabulary.
+        CouplingError: If shapes do not fit, lists come without the size of the vocabulary, or a
+            log-probability of a masked token is NaN or infinite.
 
     Examples:
         New York or San Diego, each word for itself: half of what is drawn is no city.
@@ -62,6 +70,7 @@ class FactorisedDistribution:
             self.listing,
             self.num_categories,
         )
+        check_numbers(self.log_probs, ~skipped(self.observed, self.valid))
         if self.listing is not None:
             object.__setattr__(self, "log_probs", self.log_probs.log_softmax(-1))
 

@@ -77,6 +77,24 @@ def check_window(
         raise CouplingError(f"position [{row}, {position}] is padding and observed; expected one")
 
 
+def check_numbers(log_potentials: Tensor, free: Tensor) -> None:
+    """Checks that the log-potentials (B, W, V) of positions `free` (B, W) are below infinity.
+
+    Raises:
+        CouplingError: If one is not, or is NaN.
+    """
+    # One pass: the largest is NaN if one is, and NaN is not below anything.
+    wrong = ~(log_potentials.detach().amax(-1) < torch.inf) & free
+    if bool(wrong.any()):
+        row, position = wrong.nonzero()[0].tolist()
+        found = log_potentials.detach()[row, position]
+        token = int((~(found < torch.inf)).byte().argmax())
+        raise CouplingError(
+            f"the log-potential of token {token} at [{row}, {position}] is {float(found[token])}; "
+            "expected one below +inf"
+        )
+
+
 def check_circuit(plan: pc.Plan, log_potentials: Tensor, listing: Listing | None) -> None:
     """Checks that a circuit is about such windows.
 

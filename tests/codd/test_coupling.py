@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 import codd
 import pcircuits as pc
 from codd.errors import CouplingError
+from pcircuits.errors import EvidenceError
 from tests.support.joint import Case, small_case
 
 CONVERGED = codd.CouplingSettings("copula", step_sizes=(0.5,) * 80)
@@ -253,6 +254,32 @@ def test_a_visible_token_of_probability_zero_is_named() -> None:
 def test_what_does_not_fit_is_named(change: object, message: str) -> None:
     with pytest.raises(CouplingError, match=message):
         _couple(change(small_case()), codd.CouplingSettings("product"))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("kind", ["factorised", "product", "local", "copula"])
+def test_a_denoiser_that_gives_no_number_is_named_by_position(kind: str, value: float) -> None:
+    case = small_case()
+    row, position = (~case.observed).nonzero()[-1].tolist()
+    case.log_probs[row, position, 1] = value
+
+    with pytest.raises(
+        (CouplingError, EvidenceError), match=rf"\[{row}, {position}.* is (nan|inf)"
+    ):
+        _couple(case, codd.CouplingSettings(kind)).marginals()
+
+
+def test_what_a_denoiser_says_of_visible_tokens_and_padding_does_not_count() -> None:
+    case = small_case()
+    case.log_probs[case.observed] = torch.nan
+    hidden = ~case.observed
+    valid = torch.ones_like(hidden)
+    valid[0, hidden[0].nonzero()[0]] = False
+    case.log_probs[~valid] = torch.nan
+
+    found = codd.FactorisedDistribution(case.log_probs, case.values, case.observed, valid)
+
+    assert bool(found.log_prob(case.values).isfinite().all())
 
 
 def test_padding_that_is_observed_is_named_by_its_position() -> None:
