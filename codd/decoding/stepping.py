@@ -60,7 +60,7 @@ class Stepper:
             masked = (scene.tokens == self.model.mask_id) & valid
             masked[:, :-region] = False
             count = masked.sum(dim=1)
-            ratio = count / valid[:, -region:].sum(dim=1).clamp(min=1)
+            ratio = count / valid[:, -region:].sum(dim=1)
             log_probs = torch.zeros_like(masked, dtype=output.logits.dtype)
             draft = Draft(
                 output,
@@ -96,8 +96,9 @@ class Stepper:
         blind = scene.tokens.masked_fill(scene.given, self.model.mask_id)
         both = self.calls(view.beside(blind))
         given, free = both.logits.log_softmax(dim=-1).chunk(2)
-        # A token that is impossible with and without stays so: no -inf less -inf.
-        stronger = given + weight * (given - free).masked_fill(given == -torch.inf, 0.0)
+        gap = given - free
+        # Of a token that is impossible with or without there is nothing to weigh: no inf, no NaN.
+        stronger = given + weight * gap.masked_fill(~gap.isfinite(), 0.0)
         return replace(both, logits=stronger, hidden=both.hidden.chunk(2)[0])
 
     def _coupled(self, mask_ratio: Tensor) -> Tensor:
@@ -128,18 +129,15 @@ class Stepper:
         quota, selected = self.options.quota, torch.zeros_like(masked)
         if quota is None or isinstance(quota, Budget):
             scores = self._scores(single.marginals, candidates)
-            number = counts if quota is None else counts.clamp(max=1)
-            selected[:, -region:] = select(scores, candidates, number)
+            selected[:, -region:] = select(scores, candidates, counts)
         else:
             selected[:, -region:], _ = self._chosen(
                 draft.scene.rows, single, candidates, counts, quota
             )
         if isinstance(quota, Budget):
             # A joint is needed to spend it: of the window around the best position.
-            start = minimum_cover(selected, self.model.window)[0].start
-            place = torch.arange(masked.shape[1], device=masked.device) - start[:, None]
-            inside = masked & (place >= 0) & (place < self.model.window)
-            return self._commit(draft, start, inside, inside.sum(dim=1), quota)
+            (window,) = minimum_cover(selected, self.model.window)
+            return self._commit(draft, window.start, masked, counts, quota)
         for window in minimum_cover(selected, self.model.window):
             draft = self._commit(
                 draft, window.start, window.covered, window.covered.sum(dim=1), None

@@ -64,6 +64,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/codd/test_decoding_limits.py",
         "tests/codd/test_decoding_bookkeeping.py",
         "tests/codd/test_decoding_automata.py",
+        "tests/codd/test_decoding_steps.py",
         "tests/codd/test_decoding_options.py",
         "tests/codd/test_decoding_samplers.py",
         "tests/codd/test_decoding_quotas.py",
