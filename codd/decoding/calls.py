@@ -167,8 +167,6 @@ def _with_what_is_ahead(view: View, mask_id: int) -> View:
 
 
 def _cut(output: DenoiserOutput, length: int) -> DenoiserOutput:
-    if output.logits.shape[1] == length:
-        return output
     return replace(output, logits=output.logits[:, :length], hidden=output.hidden[:, :length])
 
 

@@ -27,7 +27,7 @@ from codd.decoding.stepping import Stepper
 
 @torch.no_grad()
 def decode(
-    model: Decodable, canvas: Canvas, options: DecodingOptions, *, record_history: bool = False
+    model: Decodable, canvas: Canvas, options: DecodingOptions, *, record_history: bool
 ) -> Generator[StepRecord, None, Generation]:
     """Fixes every masked token after the canvas's prompts; yields the state after each step.
 

@@ -75,7 +75,7 @@ class OpenProduct:
             raise DecodingError(f"constraint: cannot be multiplied in: {error}") from error
         tables = {}
         for name, codes in both.log_weights.items():
-            alive = codes > -torch.inf
+            alive = ~codes.isneginf()
             code = codes.masked_fill(~alive, 0.0).flatten()
             whole = code.round().long()
             if not torch.equal(code, whole.to(code.dtype)) or int(whole.max()) >= (

@@ -56,9 +56,9 @@ class QuotaView:
     @cached_property
     def order(self) -> Tensor:
         """(B, W) positions, candidates first, of these the best first."""
-        best = self.scores.argsort(dim=-1, descending=True, stable=True)
+        best = self.scores.argsort(dim=1, descending=True, stable=True)
         eligible = self.candidates.gather(1, best).byte()
-        return best.gather(1, eligible.argsort(dim=-1, descending=True, stable=True))
+        return best.gather(1, eligible.argsort(dim=1, descending=True, stable=True))
 
 
 class AdaptiveQuota(Protocol):

@@ -201,11 +201,11 @@ def draw(
         (B,) int64.
     """
     if temperature == 0.0:
-        return probabilities.argmax(dim=-1)
+        return probabilities.argmax(dim=1)
     # In float32 the noise of a draw has too few values and sharpens it (arXiv 2409.02908).
     weights = probabilities.double()
     if temperature != 1.0:
-        weights = torch.softmax(weights.log() / temperature, dim=-1)
+        weights = torch.softmax(weights.log() / temperature, dim=1)
     if top_p is not None and top_p < 1.0:
         weights = _nucleus(weights, top_p)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
@@ -239,8 +239,8 @@ def _draw_one(
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(dim=-1) - ordered
+    ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
+    before = ordered.cumsum(dim=1) - ordered
     kept = ordered.masked_fill(before >= top_p, 0.0)
     return torch.zeros_like(probabilities).scatter(1, order, kept)
 

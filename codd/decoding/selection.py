@@ -95,10 +95,10 @@ def select(scores: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
     Returns:
         (B, W) bool, True where picked.
     """
-    order = scores.argsort(dim=-1, descending=True, stable=True)
+    order = scores.argsort(dim=1, descending=True, stable=True)
     # Candidates come first whatever their scores, so even an infinite score cannot displace one.
     eligible = candidates.gather(1, order).byte()
-    order = order.gather(1, eligible.argsort(dim=-1, descending=True, stable=True))
+    order = order.gather(1, eligible.argsort(dim=1, descending=True, stable=True))
     rank = torch.empty_like(order)
     rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
     return (rank < counts.unsqueeze(1)) & candidates

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from functools import reduce
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +21,10 @@ from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
 from codd.decoding.products import OpenProduct, carried
 from codd.decoding.uncoupled import UncoupledModel
+from codd.decoding.wrapped import WrappedModel
 from codd.errors import DecodingError
 from codd.vocabulary import CharacterVocabulary
+from tests.codd.test_choice import BY_RATIO, members_of
 from tests.support.coupled import tiny_model
 from tests.support.decoding import mixture_model, rows
 
@@ -111,8 +115,9 @@ def allowed(i: int) -> pc.Input:
         pc.Product(allowed(3), pc.Product(allowed(2), pc.Product(allowed(1), allowed(0)))),
         pc.Product(allowed(0), allowed(1), pc.Product(allowed(2), allowed(3))),
         pc.Product(pc.Product(allowed(0), allowed(1)), pc.Product(allowed(2), allowed(3))),
+        pc.Product(pc.Product(allowed(0), pc.Product(allowed(1), allowed(2)))),
     ],
-    ids=["from the right", "two at once", "as a tree"],
+    ids=["from the right", "two at once", "as a tree", "one alone"],
 )
 def test_what_does_not_go_from_left_to_right_is_no_automaton(root: Any) -> None:
     circuit = pc.Circuit(root)
@@ -209,6 +214,45 @@ def test_distributions_that_cannot_be_constrained_are_refused() -> None:
         OpenProduct.of(pc.families.hmm(8, 2, size), pc.Circuit(split))
 
 
+class Weighed(WrappedModel):
+    """A model whose circuit has weights of its own for each window, which nothing says."""
+
+    def __init__(self, model: codd.CoupledModel, kind: str) -> None:
+        super().__init__(model)
+        self.circuit, self.settings = model.circuit, model.settings
+        self.modulator = SimpleNamespace(plan=model.circuit.plan, kind=kind)
+
+    def distribution(self, *given: Any, **more: Any) -> Any:
+        free = super().distribution(*given, **more)
+        shared = self.circuit.log_parameters()
+        own = {n: w.expand(free.batch_size, *w.shape) for n, w in shared.items()}
+        return replace(free, parameters=pc.prepare(free.plan, own))
+
+
+def test_weights_of_windows_that_nothing_gives_again_are_refused() -> None:
+    model = model_of()
+    everything = free(8, model.num_categories)
+    for kind in ("static", "latent"):
+        with pytest.raises(DecodingError, match="of the model's circuit or of its modulator"):
+            asked(Weighed(model, kind), everything, coupling="product")
+    several = members_of(BY_RATIO)
+    with pytest.raises(DecodingError, match="or of one of several circuits"):
+        asked(several, free(8, several.num_categories), coupling="product")
+
+
+def test_blocks_begin_with_the_first() -> None:
+    model = model_of()
+    size = model.num_categories
+    moves: list[dict[int | None, int]] = [{0: 1, 1: 1}, {2: 0, 3: 0}]
+    own = ConstrainedModel(model, pc.families.automaton(moves, {0}, 16, size), block_length=4)
+    tokens = torch.full((1, 12), model.mask_id)
+    with torch.no_grad():
+        output, start = own.denoise(tokens), torch.tensor([4])
+        found, first = (each.distribution(output, tokens, start) for each in (own, own.region(0)))
+    torch.testing.assert_close(found.marginals(), first.marginals())
+    assert (found.marginals()[0, 4:, 4:] == 0).all()
+
+
 def test_a_denoiser_alone_may_be_constrained() -> None:
     model = UncoupledModel(model_of().denoiser, 8)
     size = model.num_categories
@@ -265,7 +309,9 @@ def test_potentials_of_states_are_carried_to_pairs_of_states() -> None:
         "constraint: expected latent potentials of inputs, one for each token, found some of "
     )
     with refused(expected + "'step_0'"):
-        carried(plan, product, {"step_0": torch.zeros(1, 2)})
+        carried(plan, product, {"step_0": torch.zeros(1, 2), "root": torch.zeros(1, 1), **own})
+    long = pc.compile_circuit(pc.families.hmm(260, 2, 2))
+    assert carried(long, long, {}) == {}
     two = pc.Sum(
         *(pc.Product(allowed(0), pc.Input(1, num_units=1, num_categories=SIZE)) for _ in range(2)),
         num_units=1,

@@ -11,16 +11,33 @@ import pytest
 import torch
 from torch import Tensor
 
+import pcircuits as pc
 from codd.coupling.distribution import FactorisedDistribution
+from codd.decoding.automata import Unrolled
 from codd.decoding.budgets import JointEntropy, TotalCorrelation
-from codd.decoding.calls import View
+from codd.decoding.calls import DenoiserCalls, View
 from codd.decoding.canvas import lay_out
 from codd.decoding.clock import Clock
 from codd.decoding.loop import generate, infill
+from codd.decoding.options import DecodingOptions
+from codd.decoding.products import OpenProduct
 from codd.decoding.quotas import EntropyBound, Factor, Klass, QuotaView, Threshold, divergence
+from codd.decoding.revision import (
+    CappedRevision,
+    ConfidentRevision,
+    LoopRevision,
+    RescaledRevision,
+)
 from codd.decoding.samplers import SAMPLERS, SamplingRule
 from codd.decoding.scene import Memory
+from codd.decoding.schedules import (
+    EvenSchedule,
+    FixedSchedule,
+    LoopSchedule,
+    StochasticSchedule,
+)
 from codd.decoding.selection import CONFIDENCES, select
+from codd.decoding.stepping import Stepper
 from codd.decoding.texts import growing_texts, paced, read_texts
 from codd.decoding.uncoupled import UncoupledModel
 from codd.decoding.windows import minimum_cover
@@ -109,7 +126,6 @@ def test_no_call_with_what_is_ahead_is_longer_than_the_model() -> None:
     assert model.lengths == [6] * 2
 
 
-@torch.no_grad()
 def test_what_is_ahead_is_seen_beside_padding() -> None:
     """A row says the same with a longer one beside it."""
     model = tiny_model(modulator="static")
@@ -128,6 +144,7 @@ def test_what_is_ahead_is_seen_beside_padding() -> None:
         alone = generate(model, [prompt], **options)
         assert alone.log_probs is not None and both.log_probs is not None
         torch.testing.assert_close(both.log_probs[row], alone.log_probs[0], atol=1e-5, rtol=0)
+    assert both.log_probs is not None and not both.log_probs.requires_grad
 
 
 def test_rows_beside_others_keep_an_order() -> None:
@@ -316,32 +333,87 @@ def test_a_model_around_a_model_is_like_it() -> None:
     assert torch.equal(found, expected)
 
 
-def test_what_decoding_tells_is_not_changed_afterwards() -> None:
-    model = mixture_model(4, 3, window=4, block=4, seed=2)
-    found = generate(model, empty_prompts(2), 4, 2, record_history=True)
-    view = View(torch.arange(2), torch.zeros(2, 4).long(), None, 4, 0, 0, True).beside(
-        torch.zeros(2, 4).long()
-    )
-    covered = minimum_cover(torch.eye(4, dtype=torch.bool), 2)[0]
-    assert bool(covered.active.all())
-    drawn = SAMPLERS["exact"](
-        model.distribution(
-            model.denoise(found.completions), found.completions, torch.zeros(2).long()
-        ),
-        torch.zeros(2, 4, dtype=torch.bool),
-        torch.zeros(2).long(),
-        SamplingRule(),
-        torch.Generator(),
-    )
+def seen_inside(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What a generation makes for itself: stepper, scene, draft, view and what a cache keeps."""
+    found: list[Any] = []
+    commit, call = Stepper._commit, DenoiserCalls.__call__
+
+    def committed(self: Stepper, draft: Any, *more: Any) -> Any:
+        found.extend((self, draft, draft.scene, self.options, draft.scene.schedule))
+        return commit(self, draft, *more)
+
+    def called(self: DenoiserCalls, view: View) -> Any:
+        said = call(self, view)
+        found.extend((view, self._kept))
+        return said
+
+    monkeypatch.setattr(Stepper, "_commit", committed)
+    monkeypatch.setattr(DenoiserCalls, "__call__", called)
+    model = tiny_model(modulator="static")
+    whole = generate(model, rows([1, 2]), 4, 1, cache="dual", record_history=True)
+    return [*found, whole, whole.history[0]]
+
+
+def test_what_decoding_works_with_is_not_changed_once_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what holds tensors is equal to itself alone, so that it can be compared and kept."""
+    inside = seen_inside(monkeypatch)
+    assert len({type(each) for each in inside}) == 9
     quota = view_of(torch.full((1, 2, 2), 0.5))
     assert bool(Threshold(0.5).choose(quota).all())
-    for each in (found, found.history[0], view, covered, drawn, quota):
+    covered = minimum_cover(torch.eye(4, dtype=torch.bool), 2)[0]
+    assert bool(covered.active.all())
+    automaton = pc.families.automaton([{None: 0}], {0}, 2, 3)
+    product = OpenProduct.of(pc.families.hmm(2, 2, 3), automaton)
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    given = (quota.distribution, nothing, torch.zeros(1).long(), SamplingRule(), torch.Generator())
+    for each in (
+        *(own for own in inside if type(own) not in (Stepper, DecodingOptions, EvenSchedule)),
+        quota,
+        covered,
+        Unrolled.of(automaton),
+        lay_out(rows([1]), 1, context=1, least=1, mask_id=3),
+        product,
+        next(iter(product.tables.values()))[1],
+        SAMPLERS["exact"](*given),
+    ):
+        assert_frozen(each)
         name = next(iter(type(each).__dataclass_fields__))
-        with pytest.raises(FrozenInstanceError):
-            setattr(each, name, getattr(each, name))
-        assert each != replace(each, **{name: getattr(each, name)}) and isinstance(hash(each), int)  # type: ignore[type-var]
-    for rule in (Threshold(), Factor(), EntropyBound(), Klass(), SamplingRule()):
-        name = next(iter(type(rule).__dataclass_fields__))  # type: ignore[arg-type]
-        with pytest.raises(FrozenInstanceError):
-            setattr(rule, name, getattr(rule, name))
-        assert hash(rule) == hash(type(rule)())
+        assert each != replace(each, **{name: getattr(each, name)}), "it holds tensors"
+    for each in inside[:4]:
+        assert_frozen(each)
+
+
+def assert_frozen(each: Any) -> None:
+    name = next(iter(type(each).__dataclass_fields__))
+    with pytest.raises(FrozenInstanceError):
+        setattr(each, name, getattr(each, name))
+    assert isinstance(hash(each), int)
+
+
+def test_rules_are_values() -> None:
+    masked, random = torch.tensor([4]), torch.Generator()
+    schedules: list[Any] = [
+        EvenSchedule(2),
+        FixedSchedule(2),
+        StochasticSchedule(2),
+        LoopSchedule(2, 0.6, 0.2, 0.7),
+    ]
+    for schedule in schedules:
+        assert int(schedule.quota(masked, 1, random)) >= 2
+    revisions: list[Any] = [
+        CappedRevision(),
+        RescaledRevision(),
+        ConfidentRevision(),
+        LoopRevision(),
+    ]
+    for revision in revisions:
+        assert 0.0 <= revision.probability(1, 2) <= 1.0
+    budgets: list[Any] = [TotalCorrelation(), JointEntropy()]
+    for budget in budgets:
+        assert bool(budget.fits(torch.ones(1), torch.ones(1)))
+    quotas: list[Any] = [Threshold(), Factor(), EntropyBound(), Klass(), SamplingRule()]
+    for rule in (*schedules, *revisions, *budgets, *quotas):
+        assert_frozen(rule)
+        assert rule == replace(rule)

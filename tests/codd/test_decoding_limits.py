@@ -415,6 +415,10 @@ def test_names_may_be_texts_of_a_file(sampler: str, mode: str) -> None:
         ({"output_history": False}, {"record_history": False}),
         ({"max_gen_len": 4, "cfg_scale": 0.5}, {"new_tokens": 4, "guidance": 0.5}),
         ({"alg": None, "threshold": None}, {}),
+        (
+            {"alg": None, "threshold": 0.5, "gen_length": 3},
+            {"quota": Threshold(0.5), "new_tokens": 3},
+        ),
     ],
 )
 def test_spellings_are_read(given: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -469,6 +473,8 @@ def test_sequences_are_named_by_their_number(sequences: Any, message: str) -> No
 def test_what_is_about_prompts_is_none_of_infilling(name: str, value: Any) -> None:
     with refused(f"{name}: expected none when filling in, found {value!r}"):
         infill(counting(), rows([10, 1]), 1, **{name: value})
+    with refused("new_tokens: expected none when filling in, found 4"):
+        infill(counting(), rows([10, 1]), 1, stop=[[1]], end_id=0, new_tokens=4)
 
 
 def test_the_model_s_limits_are_named() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codd.coupling.distribution import FactorisedDistribution
 from codd.decoding.loop import generate, infill
+from codd.decoding.revision import LoopRevision
 from codd.decoding.samplers import SAMPLERS, SamplingRule
 from codd.decoding.schedules import EvenSchedule, LoopSchedule
 from codd.denoisers.base import DenoiserOutput
@@ -119,10 +120,12 @@ class Certain(CountingModel):
         alone = torch.tensor([1.0, 0.0, 0.0]).log()
         self.lengths.append(len(tokens))
         logits = torch.where(seen, given, alone).expand(*tokens.shape, 3)
-        return DenoiserOutput(logits=logits, hidden=torch.zeros(*tokens.shape, 1))
+        return DenoiserOutput(logits=logits, hidden=seen.expand(*tokens.shape, 1))
 
     def distribution(self, output: DenoiserOutput, *args: Any, **more: Any) -> Any:
         self.lengths.append(output.logits.softmax(-1))  # type: ignore[arg-type]
+        assert output.hidden.shape[:2] == output.logits.shape[:2]
+        assert bool(output.hidden.all()), "what is coupled goes by the prompt"
         return super().distribution(output, *args, **more)
 
 
@@ -136,6 +139,77 @@ def test_guidance_away_from_the_impossible() -> None:
         assert batch == calls
         law = probabilities[0, 1].tolist()  # type: ignore[index]
         assert law == pytest.approx([0.25, 0.75, 0.0] if weight == 0.0 else [1 / 7, 6 / 7, 0.0])
+
+
+def test_shares_of_masked_tokens_are_of_the_block() -> None:
+    """What stands before it does not count."""
+    model = mixture_model(8, 3, window=8, block=4, seed=2)
+    for limit, coupled in ((1.0, 3), (0.75, 2), (0.7, 2), (0.5, 1), (0.26, 1), (0.25, 0)):
+        model.calls.clear()
+        generate(model, rows([0, 1, 2, 0]), 4, 4, coupling="product", mask_ratio_limit=limit)
+        used = [call.coupling for call in model.calls]
+        assert used == ["factorised"] * (4 - coupled) + ["product"] * coupled, limit
+
+
+def test_no_distribution_is_made_where_nothing_is_fixed() -> None:
+    model = mixture_model(16, 3, window=16, block=16, seed=2)
+    found = infill(
+        model, rows([3] * 16), 10, revision=LoopRevision(0.0, 0.6, 0.2, 0.75), record_history=True
+    )
+    fixed = [int(record.fixed.sum()) for record in found.history]
+    assert len(model.calls) == sum(number > 0 for number in fixed) < 10
+    assert sum(fixed) == 16
+
+
+@pytest.mark.parametrize("name", ["exact", "latent", "map"])
+def test_a_window_is_drawn_once(name: str) -> None:
+    shares = torch.tensor([[[0.25, 0.5, 0.25], [0.5, 0.25, 0.25]]] * 3)
+    hidden = torch.zeros(3, 2, dtype=torch.bool)
+    joint = FactorisedDistribution(shares.log(), hidden.long(), hidden)
+    temperature = {"exact": 1.0, "latent": 0.5, "map": 0.0}[name]
+    random = [torch.Generator().manual_seed(3) for _ in range(2)]
+    rule = SamplingRule("random", temperature=0.5)
+    found = SAMPLERS[name](joint, ~hidden, torch.full((3,), 2), rule, random[0])
+    expected = joint.sample(1, temperature=temperature, generator=random[1])[:, 0]
+    assert torch.equal(found.tokens, expected)
+    assert name != "map" or found.tokens.tolist() == [[1, 0]] * 3
+
+
+def test_log_probabilities_are_of_tokens_that_stand() -> None:
+    """Zero for what was visible, or taken back before its text ended."""
+    model = mixture_model(4, 3, window=4, block=4, seed=2)
+    options: dict[str, Any] = {"log_probs": True, "selection": "random", "coupling": "product"}
+    given = infill(model, rows([3, 1, 3, 3]), 3, **options)
+    assert given.log_probs is not None and float(given.log_probs[0, 1]) == 0.0
+    assert bool((given.log_probs[0, [0, 2, 3]] < 0).all())
+    ended = generate(
+        model,
+        rows([]) * 300,
+        4,
+        4,
+        end_id=0,
+        revision="remdm_cap=1",
+        record_history=True,
+        **options,
+    )
+    assert ended.log_probs is not None
+    gone = ended.fixed_at < 0
+    assert bool((ended.log_probs[gone] == 0).all()) and bool((ended.log_probs[~gone] < 0).all())
+    was = torch.stack([record.fixed for record in ended.history]).any(dim=0)
+    assert bool((was & gone).any()), "some were taken back and never written again"
+
+
+def test_nothing_said_means_the_first_seed() -> None:
+    model = mixture_model(4, 3, window=4, block=4, seed=2)
+    found = [
+        generate(model, rows([]) * 50, 4, 2, **more).completions
+        for more in ({}, {"seed": 0, "temperature": 1.0}, {"seed": 1})
+    ]
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    filled = [
+        infill(model, rows([3] * 4) * 50, 2, **more).completions for more in ({}, {"seed": 0})
+    ]
+    assert torch.equal(*filled)
 
 
 class Unasked(FactorisedDistribution):
