@@ -98,7 +98,7 @@ def test_a_test_reaches_the_lines_that_it_runs(
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
     lines = {"3": ["t.py::a", "t.py::b"], "4": [""], "5": [""], "7": ["t.py::b"], "8": ["t.py"]}
-    seconds = {"t.py::a": 3.0, "t.py::b": 1.0, "t.py::c": 2.0, "u.py::d": 0.0}
+    seconds = {"t.py::a": 3.0, "t.py::b": 1.0, "t.py::c": 2.0, "u.py::d": 0.5}
     Path("reach.json").write_text(
         json.dumps({"seconds": seconds, "lines": {"functions.py": lines}})
     )
@@ -107,9 +107,10 @@ def test_a_test_reaches_the_lines_that_it_runs(
     assert reach.tests("functions.py", 3, 60.0) == ["t.py::b", "t.py::a"]
     assert reach.tests("functions.py", 3, 1.0) == ["t.py::b"]
     assert reach.tests("functions.py", 8, 60.0) == ["t.py::b", "t.py::c", "t.py::a"]
-    assert reach.tests("functions.py", 1, 60.0) == ["t.py::b", "t.py::c", "t.py::a"]
+    every = ["u.py::d", "t.py::b", "t.py::c", "t.py::a"]
+    assert reach.tests("functions.py", 1, 60.0) == every
     Path("kernels.py").write_text(FUNCTIONS)
-    assert reach.tests("kernels.py", 3, 60.0) == ["t.py::b", "t.py::c", "t.py::a"]
+    assert reach.tests("kernels.py", 3, 60.0) == every
     found = [reach.at_import("functions.py", line) for line in (1, 3, 6, 7)]
     assert found == [True, False, True, False]
 

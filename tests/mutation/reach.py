@@ -84,11 +84,14 @@ class Reach:
     def tests(self, file: str, line: int, budget: float) -> list[str]:
         """The quickest tests of a line's statement, or else its file or folder; at least one.
 
-        What runs at import, and what numba compiles, belongs to no test.
+        What runs at import, and what numba compiles, belongs to no test: tests that run no line at
+        all, but look at what is there, are among those of a file.
         """
         folder = [name for name in self._lines if Path(name).parent == Path(file).parent]
-        found = self._of(self._contexts(file, line)) or self._of(self._names([file]))
-        found = found or self._of(self._names(folder))
+        found = self._of(self._contexts(file, line))
+        if not found:
+            near = self._of(self._names([file])) or self._of(self._names(folder))
+            found = self.quickest({*near, *self._idle()})
         taken = itertools.accumulate(self.seconds[test] for test in found[:-1])
         within = itertools.takewhile(lambda total: total < budget, itertools.chain([0.0], taken))
         return [test for test, _ in zip(found, within, strict=False)]
@@ -97,6 +100,9 @@ class Reach:
         """Whether a line runs when its file is imported, or is not seen to run."""
         seen = self._of(self._contexts(file, line))
         return not seen or not _in_a_function(Path(file).read_text(encoding="utf-8"), line)
+
+    def _idle(self) -> set[str]:
+        return self.seconds.keys() - set(self._of(self._names(self._lines)))
 
     def _names(self, files: Iterable[str]) -> set[str]:
         lines = (self._lines.get(file, {}) for file in files)

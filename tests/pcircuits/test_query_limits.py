@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from importlib import import_module
@@ -387,6 +388,68 @@ def test_numbers_at_the_edge_are_allowed() -> None:
         pc.queries.cross_entropy(plan, parameters, plan, parameters, num_samples=-1)
     found = pc.queries.map(plan, parameters, method="branch_and_bound", max_steps=0, node_limit=1)
     assert found.values.shape == (1, 4)
+
+
+DEFAULTS = {
+    "map": {"method": "local_search", "restarts": 0, "max_steps": 1000, "node_limit": 10_000},
+    "sample": {"temperature": 1.0},
+    "entropy": {"num_samples": 0, "pairwise": False},
+    "cross_entropy": {"num_samples": 0},
+    "kl_divergence": {"num_samples": 0},
+    "chain_passes": {"impl": "auto", "precision": "tf32x3"},
+    "log_likelihood": {"impl": "auto"},
+    "log_evidence": {"impl": "auto"},
+    "conditional": {"given": ()},
+    "conditional_mutual_information": {"given": ()},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_is_not_said_is_as_documented(name: str) -> None:
+    signature = inspect.signature(getattr(pc.queries, name)).parameters.values()
+    said = {own.name: own.default for own in signature if own.default not in (own.empty, None)}
+    assert said == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(("outside", "value"), [(1e-9, math.inf), (2e-12, math.inf), (1e-14, 0.0)])
+def test_mass_outside_of_the_support_counts_from_1e_12_on(outside: float, value: float) -> None:
+    plan = pc.compile_circuit(pc.families.factorized(1, 2))
+    p, q = (
+        {"input_0": torch.tensor([[1 - share, share]], dtype=torch.float64).log()}
+        for share in (outside, 0.0)
+    )
+    found = pc.queries.cross_entropy(plan, p, plan, q)
+    assert found.exact and found.value.item() == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bounds_that_meet_are_the_entropy(dtype: torch.dtype) -> None:
+    """Of one variable alone they do; of two that share a component they are apart."""
+    for length, exact in ((1, True), (2, False)):
+        circuit = pc.families.mixture(length, num_components=2, num_categories=3)
+        plan = pc.compile_circuit(circuit)
+        found = pc.queries.entropy(plan, pc.random_parameters(plan, seed=1, dtype=dtype))
+        assert found.exact.tolist() == [exact]
+        assert (found.estimate is not None) is exact
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("lead", [1e-2, -1e-2])
+def test_small_gains_are_climbed(dtype: torch.dtype, lead: float) -> None:
+    """Two components of 0.3 for category 1 against one of about 0.6 for category 0."""
+    plan = pc.compile_circuit(pc.families.mixture(1, num_components=3, num_categories=2))
+    weights = torch.tensor([0.6 + lead, 0.3, 0.3], dtype=dtype).log()
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=dtype).log()
+    given = {"weights": weights, "input_0": rows}
+    found = pc.queries.map(plan, given)
+    assert found.values.tolist() == [[0 if lead > 0 else 1]] and found.exact.item()
+    climb = module("local_search").climb
+    start = torch.tensor([[1], [0]])
+    two = pc.Evidence(log_potentials=torch.zeros(2, 1, 2, dtype=dtype))
+    ends = climb(posterior(plan, given, two), start, max_steps=5)
+    assert ends.tolist() == [[0 if lead > 0 else 1]] * 2
+    assert start.tolist() == [[1], [0]]
+    assert climb(posterior(plan, given, two), start, max_steps=0).tolist() == [[1], [0]]
 
 
 def test_answers_are_frozen_and_compare_by_identity() -> None:
