@@ -49,7 +49,7 @@ class Read(NamedTuple):
     operand: Operand
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """What does not depend on values, found once for each plan.
 
