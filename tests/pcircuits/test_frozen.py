@@ -1,4 +1,4 @@
-"""What packages hand around cannot be changed, and is the same only as itself if it holds arrays."""
+"""What packages hand around cannot be changed; if it holds arrays, it equals only itself."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ from importlib import import_module
 
 import pytest
 
-import pcircuits.compile
-import pcircuits.execute
-import pcircuits.queries
-
 # State of one search, and what is equal where its parts are.
 CHANGING = {"_Search"}
 BY_PARTS = {"Choice", "_Group"}
 
 
 def classes(package: str) -> dict[str, type]:
-    """Dataclasses of a package's files, but of kernels for devices, by name."""
+    """Dataclasses of a package's files, but of kernels for devices, by module and name."""
     path = import_module(package).__path__
     names = [found.name for found in pkgutil.walk_packages(path, f"{package}.")]
     files = [import_module(name) for name in names if ".triton" not in name]
     found = [own for file in files for own in vars(file).values() if isinstance(own, type)]
     return {
-        own.__name__: own
+        f"{own.__module__}.{own.__name__}": own
         for own in found
         if dataclasses.is_dataclass(own) and own.__module__.startswith(package)
     }
@@ -34,9 +30,10 @@ def classes(package: str) -> dict[str, type]:
 def test_what_is_handed_around_is_frozen_and_compares_by_identity(package: str) -> None:
     found = classes(package)
     assert len(found) > 5
-    for name, own in found.items():
+    for own in found.values():
         first = object.__new__(own)
         field = dataclasses.fields(own)[0].name
+        name = own.__name__
         if name in CHANGING:
             continue
         with pytest.raises(dataclasses.FrozenInstanceError):

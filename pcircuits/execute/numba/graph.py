@@ -23,7 +23,7 @@ from pcircuits.execute.weights import AnyWeights
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tables:
     """The categorical tables of all inputs, one after the other.
 
@@ -52,7 +52,7 @@ class Tables:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in the order of the plan's layers and folds, each after its children.
 
