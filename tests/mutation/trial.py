@@ -68,7 +68,7 @@ class Trial:
         path = Path(mutant.file)
         times, original, changed = path.stat(), path.read_text(encoding="utf-8"), mutant.code()
         tests = self._tests(mutant)
-        seconds = 20.0 + 5.0 * sum(self._reach.seconds[test] for test in tests)
+        seconds = 20.0 + 2.0 * sum(self._reach.seconds[test] for test in tests)
         compiled = any(mark in original for mark in COMPILED)
         late = not compiled and not self._reach.at_import(mutant.file, mutant.line)
         if not tests:
