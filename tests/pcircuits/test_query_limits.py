@@ -433,6 +433,30 @@ def test_bounds_that_meet_are_the_entropy(dtype: torch.dtype) -> None:
         assert (found.estimate is not None) is exact
 
 
+def test_of_examples_that_are_exact_nothing_is_estimated() -> None:
+    """The first example leaves one variable open, the second two."""
+    plan = pc.compile_circuit(pc.families.mixture(2, num_components=2, num_categories=3))
+    parameters = pc.random_parameters(plan, seed=1, spread=2.0, dtype=torch.float64)
+    seen = torch.tensor([[False, True], [False, False]])
+    evidence = pc.Evidence(torch.tensor([[0, 1], [0, 0]]), seen)
+    single = pc.queries.marginals(plan, parameters, evidence)[0, 0]
+    expected = -(single * single.log()).sum()
+
+    bounds = pc.queries.entropy(plan, parameters, evidence)
+    found = pc.queries.entropy(
+        plan, parameters, evidence, num_samples=20, generator=torch.Generator().manual_seed(0)
+    )
+
+    assert bounds.estimate is None and bounds.standard_error is None
+    for own in (bounds, found):
+        assert own.exact.tolist() == [True, False]
+        torch.testing.assert_close(own.lower_bound[0], expected)
+        assert own.lower_bound[0] == own.upper_bound[0]
+        assert own.lower_bound[1] < own.upper_bound[1]
+    torch.testing.assert_close(found.estimate[0], expected)
+    assert found.standard_error[0] == 0 < found.standard_error[1] < 0.5
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("lead", [1e-2, -1e-2])
 def test_small_gains_are_climbed(dtype: torch.dtype, lead: float) -> None:
