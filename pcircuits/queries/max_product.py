@@ -79,12 +79,12 @@ def max_product(given: Posterior) -> tuple[Tensor, Tensor]:
         probes = {i: value.requires_grad_() for i, value in leaves.items()}
         root = max_value(given, probes)
         active = torch.autograd.grad(root.sum(), list(probes.values()))
-    chosen = categories[next(iter(categories))].new_full((given.plan.num_variables, len(root)), -1)
+    chosen = categories[next(iter(categories))].new_zeros(given.plan.num_variables, len(root))
     for i, marks in zip(probes, active, strict=True):
         layer = given.plan.layers[i]
         assert isinstance(layer, InputLayer)
         mark, unit = marks.max(-1)  # (F, B)
-        category = categories[i].gather(2, unit[..., None])[..., 0].where(mark > 0, -1)
+        category = categories[i].gather(2, unit[..., None])[..., 0] * (mark > 0)
         variables = torch.as_tensor(layer.variables, device=root.device)[:, None]
         chosen = chosen.scatter_reduce(0, variables.expand_as(category), category, "amax")
     return root.detach(), chosen.T

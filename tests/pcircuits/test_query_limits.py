@@ -280,6 +280,16 @@ def test_a_conditioner_says_what_is_wrong() -> None:
     with refused(words.replace("is 3", "is -1")):
         found.fix(three, torch.tensor([0, 2, -1]))
     assert not found.observed.any()
+    mixed = [pc.Input(i, num_units=1, num_categories=size) for i, size in enumerate((2, 3, 4))]
+    other = pc.compile_circuit(pc.Circuit(pc.Product(*mixed)))
+    uneven = pc.queries.Conditioner(other, pc.random_parameters(other), pc.Evidence())
+    for variable, size in enumerate((2, 3, 4)):
+        last = str(size - 1)
+        with refused(rf"values\[0\] is {size}; variable {variable} has categories 0 \.\. {last}"):
+            uneven.fix(three[variable : variable + 1], torch.tensor([size]))
+        uneven.fix(three[variable : variable + 1], torch.tensor([size - 1]))
+    with refused(r"variables\[0\] is 3; the circuit has variables 0 \.\. 2"):
+        uneven.marginal(torch.tensor([3]))
     for name, arguments in (
         ("variables", (three[:2], three)),
         ("values", (three, three[:2])),
