@@ -37,7 +37,8 @@ class Links:
     def of(self, nodes: np.ndarray) -> np.ndarray:
         """The lists of some nodes, one after the other."""
         if len(nodes) == 1:
-            return self.nodes[self.ends[nodes[0]] : self.ends[nodes[0] + 1]]
+            (node,) = nodes
+            return self.nodes[self.ends[node] : self.ends[node + 1]]
         first, counts = self.ends[nodes], self.counts(nodes)
         before = counts.cumsum() - counts
         found: np.ndarray = self.nodes[np.repeat(first - before, counts) + np.arange(counts.sum())]
