@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
+import re
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
-from pcircuits.errors import EvidenceError
+from pcircuits.errors import BackendError, EvidenceError, StructureError
 from pcircuits.queries.posterior import Posterior, posterior
 
 Given = tuple[pc.Plan, dict[str, Tensor]]
@@ -503,3 +505,140 @@ def test_answers_are_frozen_and_compare_by_identity() -> None:
             setattr(answer, field.name, None)
         assert answer != dataclasses.replace(answer) and answer == answer
         assert len({answer, dataclasses.replace(answer)}) == 2
+
+
+# Parts, by hand:
+
+
+def test_the_heaviest_tree_is_that_of_all_trees() -> None:
+    random = torch.Generator().manual_seed(0)
+    table = torch.rand(3, 4, 4, generator=random)
+    table = table + table.transpose(1, 2)
+    edges = list(itertools.combinations(range(4), 2))
+    trees = [
+        tree
+        for tree in itertools.combinations(edges, 3)
+        if len(set(itertools.chain(*tree))) == 4  # three edges over all four nodes have no circle
+    ]
+    assert len(trees) == 16
+    weights = torch.stack([sum(table[:, i, j] for i, j in tree) for tree in trees])
+    torch.testing.assert_close(module("entropy")._heaviest_tree(table), weights.amax(0))
+    assert module("entropy")._heaviest_tree(torch.ones(2, 1, 1)).tolist() == [0.0, 0.0]
+
+
+def test_the_error_of_an_estimate_is_that_of_a_mean() -> None:
+    terms = torch.tensor([[1.0, 2.0, 3.0, 6.0], [1.0, math.inf, 1.0, 1.0]])
+    found = module("divergence")._estimate(terms)
+    assert found.value.tolist() == [3.0, math.inf] and not found.exact
+    # The variance is (4 + 1 + 0 + 9) / 3, and there are four terms.
+    assert found.standard_error[0].item() == pytest.approx(math.sqrt(14 / 3) / 2)
+    plan, parameters = small()
+    own = [torch.Generator().manual_seed(4) for _ in range(2)]
+    entropy = pc.queries.entropy(plan, parameters, num_samples=7, generator=own[0])
+    drawn = pc.queries.sample(plan, parameters, 7, pc.Evidence(), generator=own[1])
+    surprise = -pc.queries.log_likelihood(plan, parameters, drawn[0])
+    torch.testing.assert_close(entropy.estimate, surprise.mean()[None])
+    torch.testing.assert_close(entropy.standard_error, surprise.std()[None] / math.sqrt(7))
+
+
+def test_variables_are_grouped_until_a_batch_is_full() -> None:
+    groups = module("pairwise")._groups
+    counts = {4: 2, 0: 3, 2: 1}
+    for most, expected in ((5, [[4], [0], [2]]), (8, [[4], [0, 2]]), (10, [[4, 0], [2]])):
+        assert list(groups(counts, 2, most)) == expected
+    assert list(groups(counts, 2, 12)) == [[4, 0, 2]]
+    assert list(groups(counts, 2, 1)) == [[4], [0], [2]]
+    assert list(groups({}, 2, 1)) == []
+
+
+def test_progress_counts_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, parameters = small()  # two states are fewer passes than three categories
+    calls: list[tuple[int, int]] = []
+
+    def told(done: int, total: int) -> None:
+        calls.append((done, total))
+
+    pairs = [(0, 1), (2, 3), (3, 3)]
+    pc.queries.pairwise_marginals(plan, parameters, None, pairs, progress=told)
+    assert calls == [(6, 6)]
+    calls.clear()
+    monkeypatch.setattr(module("pairwise"), "BATCH_BYTES", 1)
+    pc.queries.pairwise_marginals(plan, parameters, None, pairs, progress=told)
+    assert calls == [(2, 6), (4, 6), (6, 6)]
+
+
+def test_chains_are_passed_over_in_torch_where_there_is_no_device() -> None:
+    plan, double = small()
+    single = {name: tensor.float() for name, tensor in double.items()}
+    for parameters in (double, single):
+        for impl in ("auto", "torch"):
+            if not torch.cuda.is_available():
+                found = pc.queries.chain_passes(plan, parameters, impl=impl)
+                assert type(found).__name__ == "TorchChain"
+    with pytest.raises(BackendError, match=r"impl must be one of \('auto', 'torch', 'triton'\)"):
+        pc.queries.chain_passes(plan, double, impl="fast")
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    plan = pc.compile_circuit(pc.families.factorized(9, 2))
+    parameters = pc.random_parameters(plan)
+    names = [f"input_{i}" for i in range(8)]
+    known = list(plan.places)[:8]
+    with refused(re.escape(f"the circuit has no node 'x'; it has {known}")):
+        pc.queries.latent_marginals(plan, parameters, pc.Evidence(), [*names, "x"])
+    other = pc.compile_circuit(pc.families.factorized(10, 3))
+    two, three = "(2, 2, 2, 2, 2, 2, 2, 2)", "(3, 3, 3, 3, 3, 3, 3, 3)"
+    words = f"the circuits must have the same variables; found categories {two} and {three}"
+    with pytest.raises(StructureError, match=f"^{re.escape(words)}$"):
+        pc.queries.kl_divergence(plan, parameters, other, pc.random_parameters(other))
+
+
+def test_nothing_is_found_for_no_nodes_and_no_pairs() -> None:
+    plan, parameters = small()
+    two = pc.Evidence(torch.zeros(2, 4).long())
+    assert pc.queries.latent_marginals(plan, parameters, two, []) == {}
+    assert pc.queries.pairwise_marginals(plan, parameters, two, []).shape == (2, 0, 3, 3)
+    nothing = torch.zeros(2, 4, dtype=torch.bool)
+    conditioner = pc.queries.Conditioner(plan, parameters, two)
+    assert not conditioner.marginals(nothing).any()
+    assert conditioner.marginals(nothing).shape == (2, 4, 3)
+    rows = torch.tensor([False, False])
+    found = conditioner.marginal(torch.tensor([0, 0]), rows)
+    assert found.shape == (2, 3) and not found.any()
+    listed = pc.Evidence(
+        log_potentials=torch.zeros(2, 4, 5).double(), categories=torch.zeros(2, 4, 5).long()
+    )
+    few = pc.queries.Conditioner(plan, parameters, listed)
+    assert few.marginals(nothing).shape == (2, 4, 5)
+
+
+def test_what_is_observed_already_is_not_asked_next() -> None:
+    plan, parameters = small()
+    seen = torch.tensor([[False, True, True, True], [False, False, True, True]])
+    evidence = pc.Evidence(torch.zeros(2, 4).long(), seen)
+    found = pc.queries.most_informative(plan, parameters, 0, evidence)
+    assert found.candidates == (1, 2, 3)
+    assert found.variable.tolist() == [-1, 1]
+    assert found.information[0].max() < 1e-12 < found.information[1, 0]
+    with refused(r"expected candidates among \[1, 2, 3\], which are no targets; found \[0\]"):
+        pc.queries.most_informative(plan, parameters, 0, None, [0])
+
+
+def test_examples_are_taken_with_all_that_is_theirs() -> None:
+    plan, shared = small()
+    own = {name: torch.stack([tensor, tensor - 1]) for name, tensor in shared.items()}
+    evidence = pc.Evidence(
+        log_potentials=torch.arange(24.0).view(2, 4, 3),
+        latent_log_potentials={"state_1": torch.tensor([[1.0, 2.0], [3.0, 4.0]])},
+    )
+    given = posterior(plan, own, evidence).take(torch.tensor([1, 0, 1]))
+    assert given.batch_size == 3 == given.prepared.batch_size
+    assert given.log_potentials[:, 0, 0].tolist() == [12.0, 0.0, 12.0]
+    assert given.latent["state_1"][:, 0].tolist() == [3.0, 1.0, 3.0]
+    weights = given.prepared.weights[len(plan.layers) - 1].log[0, :, 0]
+    assert torch.equal(weights, own["initial"][[1, 0, 1]])
+    double = posterior(plan, {n: t.float() for n, t in shared.items()}, evidence).double()
+    assert double.prepared.dtype == torch.float64 == double.log_potentials.dtype
+    assert double.latent["state_1"].dtype == torch.float64
+    one = posterior(plan, {name: tensor[:1] for name, tensor in own.items()}, None)
+    assert one.take(torch.tensor([0, 0])).prepared is one.prepared
