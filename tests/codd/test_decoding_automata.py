@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from dataclasses import replace
 from functools import reduce
 from types import SimpleNamespace
@@ -26,15 +25,11 @@ from codd.errors import DecodingError
 from codd.vocabulary import CharacterVocabulary
 from tests.codd.test_choice import BY_RATIO, members_of
 from tests.support.coupled import tiny_model
-from tests.support.decoding import mixture_model, rows
+from tests.support.decoding import mixture_model, refused, rows
 
 SIZE = 4
 # Counts 1s up to three; a 0 begins again; after the third only a 2 may follow, and 3 never.
 MOVES: list[dict[int | None, int]] = [{0: 0, 1: 1}, {0: 0, 1: 2}, {0: 0, 1: 3}, {2: 0}]
-
-
-def refused(message: str) -> Any:
-    return pytest.raises(DecodingError, match=f"^{re.escape(message)}$")
 
 
 def automaton(length: int) -> pc.Circuit:

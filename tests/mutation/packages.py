@@ -68,6 +68,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "codd/decoding": (
         "tests/codd/test_decoding_parts.py",
         "tests/codd/test_decoding_limits.py",
+        "tests/codd/test_decoding_rules.py",
         "tests/codd/test_decoding_bookkeeping.py",
         "tests/codd/test_decoding_automata.py",
         "tests/codd/test_decoding_steps.py",

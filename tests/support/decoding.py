@@ -7,16 +7,20 @@ formulas, and small cases are enumerated world by world in numpy.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
 from codd.coupling.conditioner import Reconditioner
 from codd.denoisers.base import DenoiserOutput
+from codd.errors import DecodingError
 
 Array = np.ndarray
 
@@ -286,3 +290,8 @@ class CountingModel:
 def rows(*lists: Sequence[int]) -> list[Tensor]:
     """Ragged rows of ids."""
     return [torch.tensor(row, dtype=torch.int64) for row in lists]
+
+
+def refused(message: str) -> AbstractContextManager[object]:
+    """What is to be refused with this message, the whole of it."""
+    return pytest.raises(DecodingError, match=f"^{re.escape(message)}$")
