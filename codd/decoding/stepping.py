@@ -124,8 +124,8 @@ class Stepper:
         region = self.options.region_length
         logits, candidates = draft.output.logits[:, -region:], masked[:, -region:]
         log_probs = logits.log_softmax(dim=-1)
-        visible = draft.tokens[:, -region:]
-        single = FactorisedDistribution(log_probs, visible, torch.zeros_like(candidates))
+        visible, valid = draft.tokens[:, -region:], draft.scene.valid[:, -region:]
+        single = FactorisedDistribution(log_probs, visible, valid & ~candidates, valid)
         quota, selected = self.options.quota, torch.zeros_like(masked)
         if quota is None or isinstance(quota, Budget):
             scores = self._scores(single.marginals, candidates)

@@ -197,6 +197,20 @@ def test_lists_that_do_not_fit_are_named() -> None:
             factorised(replace(own, log_probs=wrong))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_first_log_probability_that_is_no_number_is_named(value: float) -> None:
+    own = case()
+    for row, position, token in ((1, 2, 3), (1, 2, 2), (2, 0, 0), (2, 3, 1)):
+        own.log_probs[row, position, token] = value
+    own.log_probs[1, 1, 0] = -torch.inf
+    message = f"the log-potential of token 2 at [1, 2] is {value}; expected one below +inf"
+    with pytest.raises(CouplingError, match=f"^{re.escape(message)}$"):
+        factorised(own)
+    padded = torch.ones(3, 4, dtype=torch.bool)
+    padded[1, 2] = padded[2, 0] = padded[2, 3] = False
+    assert factorised(own, valid=padded).batch_size == 3
+
+
 @pytest.mark.parametrize("kind", ["factorised", "product"])
 def test_tokens_of_another_shape_are_refused(kind: str) -> None:
     message = re.escape("(3, 3); expected (3, 4)") if kind == "factorised" else "3"

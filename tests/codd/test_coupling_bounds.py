@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,9 +68,9 @@ class Window:
             f"{prefix}_{i}": torch.randn(B, K, generator=generator).double() for i in (0, 2)
         }
 
-    def bound(self, kind: str) -> Tensor:
+    def couple(self, kind: str) -> Any:
         own = (self.log_probs, self.values, self.observed)
-        joint = codd.couple(
+        return codd.couple(
             codd.CouplingSettings(kind),
             self.plan,
             self.parameters,
@@ -78,7 +79,10 @@ class Window:
             valid=self.valid,
             listing=self.listing,
         )
-        return joint.omitted_mass
+
+    def bound(self, kind: str) -> Tensor:
+        found: Tensor = self.couple(kind).omitted_mass
+        return found
 
     def units(self, row: int, place: int) -> tuple[Tensor, Tensor, Tensor]:
         """(K,) of the listed tokens, at least that of the others, and that of the visible one."""
@@ -149,6 +153,20 @@ def test_the_copula_s_bound_sums_what_each_position_leaves_out() -> None:
         torch.testing.assert_close(window.bound("copula"), left.sum(1).clamp(max=1.0))
         torch.testing.assert_close(window.bound("factorised"), 1 - (1 - left).prod(1))
         assert float(left.sum(1).max()) > 1.0 or top_k == 5
+
+
+@pytest.mark.parametrize("kind", ["product", "local", "copula"])
+@pytest.mark.parametrize("top_k", [2, 5])
+def test_the_error_under_lists_is_that_from_the_listed_targets(kind: str, top_k: int) -> None:
+    window = Window("hmm", top_k)
+    joint = window.couple(kind)
+    listed = window.log_probs.exp() / window.log_probs.exp().sum(2, keepdim=True)
+    targets = torch.zeros(B, W, V).double().scatter(2, window.listing.categories, listed)
+    apart = (joint.marginals() - targets).abs().sum(2) / 2
+    free = ~window.observed & window.valid
+    expected = torch.where(free, apart, 0.0).amax(1)
+    torch.testing.assert_close(joint.marginal_error, expected)
+    assert float(expected.max()) > 1e-3
 
 
 def test_lists_by_hand() -> None:
@@ -227,3 +245,6 @@ def test_one_kind_of_token_is_no_choice() -> None:
     alone = codd.FactorisedDistribution(torch.zeros(2, 3, 1), hidden.long(), hidden)
     assert torch.equal(alone.marginals(), torch.ones(2, 3, 1))
     assert torch.equal(alone.mutual_information(), torch.zeros(2, 3, 3))
+    listing = Listing(torch.zeros(2, 3, 1).long())
+    listed = replace(alone, listing=listing, vocabulary_size=1)
+    assert torch.equal(listed.marginals(), torch.ones(2, 3, 1))

@@ -129,6 +129,27 @@ class Certain(CountingModel):
         return super().distribution(output, *args, **more)
 
 
+class Silent(CountingModel):
+    """Says nothing of visible tokens, nor of padding."""
+
+    def denoise(self, tokens: Tensor, attention_mask: Any = None) -> DenoiserOutput:
+        said = super().denoise(tokens, attention_mask)
+        said.logits[tokens != self.mask_id] = torch.nan
+        return said
+
+    def distribution(self, output: DenoiserOutput, *given: Any, **more: Any) -> Any:
+        known = DenoiserOutput(output.logits.nan_to_num(0.0), output.hidden)
+        return super().distribution(known, *given, **more)
+
+
+@pytest.mark.parametrize("quota", ["threshold=0.9", "klass", "total_correlation=1", None])
+def test_what_is_said_of_visible_tokens_does_not_count(quota: str | None) -> None:
+    model = Silent(num_categories=10, max_length=8, window=4, block=4)
+    given = rows([3, 10, 10, 6, 10], [1, 10, 3, 4, 10, 10, 10])
+    found = infill(model, given, None if quota else 2, quota=quota)
+    assert [row.tolist() for row in found.tokens] == [[3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]]
+
+
 def test_guidance_away_from_the_impossible() -> None:
     """What the prompt alone makes possible is as likely as it says, what nothing does is not."""
     model = Certain(num_categories=3, max_length=8, window=4, block=3)
