@@ -39,16 +39,16 @@ def omitted_mass(kind: str, window: CircuitWindow) -> Tensor:
         return listing.omitted().masked_fill(fixed, 0.0).sum(1).clamp(max=1.0)
     inside = unit_values(window, window.log_potentials)
     outside = _most_outside(window, listing)
+    # Masked tokens are summed out below; what units add to that is taken back.
+    free = unit_values(window, None)
+    alone = {n: -own.masked_fill(own.isneginf(), 0.0) for n, own in free.items()}
+    whole = {n: torch.logaddexp(own, outside[n]) for n, own in inside.items()}
     if kind == "local":
-        kept = {n: own - torch.logaddexp(own, outside[n]) for n, own in inside.items()}
+        kept = {n: alone[n] + (own - whole[n]) for n, own in inside.items()}
         dead = {n: own.masked_fill(inside[n].isneginf(), -torch.inf) for n, own in kept.items()}
-        share = _value(window, dead) - _value(window, {})
+        share = _value(window, dead) - _value(window, alone)
     else:
-        free = unit_values(window, None)
-        raised = {
-            n: torch.logaddexp(own, outside[n]) - free[n].masked_fill(free[n].isneginf(), 0.0)
-            for n, own in inside.items()
-        }
+        raised = {n: own + alone[n] for n, own in whole.items()}
         evidence = window.evidence_with(window.log_potentials)
         found = pc.forward(window.plan, window.parameters, evidence)
         share = found - _value(window, raised)

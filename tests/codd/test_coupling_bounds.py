@@ -17,14 +17,18 @@ from codd.coupling.targets import Listing, list_top, marginal_distance, target_l
 B, W, V, K = 3, 4, 6, 3
 
 
-def parameters_of(plan: pc.Plan) -> dict[str, Tensor]:
-    """Random log-weights; a few tokens that some units rule out."""
+def parameters_of(plan: pc.Plan, *, normalised: bool) -> dict[str, Tensor]:
+    """Random log-weights; a few tokens that some units rule out. Only those of tokens may differ
+    from one in their sums."""
     generator = torch.Generator().manual_seed(5)
     found = {}
     for name, shape in plan.parameter_shapes.items():
         logits = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
         if len(shape) > 1 and shape[1] == V:
             logits[0, 1] = logits[1, 4] = -torch.inf
+            if not normalised:
+                found[name] = logits
+                continue
         found[name] = logits.log_softmax(-1)
     return found
 
@@ -47,10 +51,12 @@ def emission(name: str, own: dict[str, Tensor], place: int) -> Tensor:
 class Window:
     """A coupling of listed tokens, and its bound by the formula of `codd.coupling.omitted`."""
 
-    def __init__(self, circuit: str, top_k: int, *, ceiling: bool = True) -> None:
+    def __init__(
+        self, circuit: str, top_k: int, *, ceiling: bool = True, normalised: bool = True
+    ) -> None:
         family = {"hmm": pc.families.hmm, "mixture": pc.families.mixture}[circuit]
         self.circuit, self.plan = circuit, pc.compile_circuit(family(W, K, V))
-        self.parameters = parameters_of(self.plan)
+        self.parameters = parameters_of(self.plan, normalised=normalised)
         generator = torch.Generator().manual_seed(6)
         full = 2 * torch.randn(B, W, V, generator=generator, dtype=torch.float64)
         full[0, 0, 2] = -torch.inf
@@ -84,17 +90,17 @@ class Window:
         found: Tensor = self.couple(kind).omitted_mass
         return found
 
-    def units(self, row: int, place: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(K,) of the listed tokens, at least that of the others, and that of the visible one."""
+    def units(self, row: int, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(K,) of the listed tokens, at least that of the others, of the visible one, of all."""
         weights = emission(self.circuit, self.parameters, place)
         listed = self.listing.categories[row, place]
         inside = (weights[:, listed] * self.log_probs[row, place].exp()).sum(1)
         assert self.listing.log_omitted is not None
         outside = self.listing.log_omitted[row, place].exp() * weights.amax(1)
         if self.listing.log_ceiling is not None:
-            rest = (1 - weights[:, listed].sum(1)).clamp(min=0.0)
+            rest = (weights.sum(1) - weights[:, listed].sum(1)).clamp(min=0.0)
             outside = torch.minimum(outside, self.listing.log_ceiling[row, place].exp() * rest)
-        return inside, outside, weights[:, self.values[row, place]]
+        return inside, outside, weights[:, self.values[row, place]], weights.sum(1)
 
     def expected(self, kind: str) -> Tensor:
         chances, units = paths_of(self.circuit, self.parameters)
@@ -102,7 +108,7 @@ class Window:
         for row in range(B):
             low, high = chances.clone(), chances.clone()
             for place in range(W):
-                inside, outside, visible = self.units(row, place)
+                inside, outside, visible, free = self.units(row, place)
                 ones = torch.ones(K).double()
                 less, more = {
                     "product": (inside, inside + outside),
@@ -111,7 +117,7 @@ class Window:
                 if self.observed[row, place]:
                     less = more = visible
                 elif not self.valid[row, place]:
-                    less = more = ones
+                    less = more = free
                 tilt = torch.ones(K).double()
                 for name, potentials in self.latent.items():
                     if name.endswith(str(place)):
@@ -128,10 +134,11 @@ class Window:
 @pytest.mark.parametrize("ceiling", [True, False])
 @pytest.mark.parametrize("kind", ["product", "local"])
 @pytest.mark.parametrize("top_k", [1, 3, 5])
+@pytest.mark.parametrize("normalised", [True, False])
 def test_the_bound_is_that_of_the_formula(
-    circuit: str, ceiling: bool, kind: str, top_k: int
+    circuit: str, ceiling: bool, kind: str, top_k: int, normalised: bool
 ) -> None:
-    window = Window(circuit, top_k, ceiling=ceiling)
+    window = Window(circuit, top_k, ceiling=ceiling, normalised=normalised)
     torch.testing.assert_close(window.bound(kind), window.expected(kind), rtol=1e-9, atol=1e-11)
 
 
