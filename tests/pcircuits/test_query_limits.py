@@ -642,3 +642,24 @@ def test_examples_are_taken_with_all_that_is_theirs() -> None:
     assert double.latent["state_1"].dtype == torch.float64
     one = posterior(plan, {name: tensor[:1] for name, tensor in own.items()}, None)
     assert one.take(torch.tensor([0, 0])).prepared is one.prepared
+
+
+@pytest.mark.parametrize("listed", [[0, 3, 1], [3, 2, 0], [0, 1, 2]])
+@pytest.mark.parametrize("tied", [True, False])
+def test_listed_categories_that_a_variable_lacks_are_none(listed: list[int], tied: bool) -> None:
+    """Of variables of 2 and of 4 categories."""
+    inputs = [
+        pc.Input(i, num_units=2, num_categories=size, parameter=f"of_{size}" if tied else None)
+        for i, size in enumerate((2, 4, 2, 4))
+    ]
+    plan = pc.compile_circuit(pc.Circuit(pc.Sum(pc.Product(*inputs), num_units=1)))
+    parameters = pc.random_parameters(plan, seed=0, dtype=torch.float64)
+    names = torch.tensor(listed).expand(1, 4, 3)
+
+    found = pc.queries.log_leave_one_out(plan, parameters, pc.Evidence(), names)[0]
+    single = pc.queries.marginals(plan, parameters, pc.Evidence())[0]
+    torch.testing.assert_close(found.exp(), single[:, listed])
+    evidence = pc.Evidence(log_potentials=torch.zeros(1, 4, 3).double(), categories=names)
+    dense = pc.queries.marginals(plan, parameters, evidence)[0]
+    given = pc.queries.Conditioner(plan, parameters, evidence).marginals()[0]
+    torch.testing.assert_close(given, dense[:, listed])
