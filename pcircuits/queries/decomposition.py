@@ -77,11 +77,9 @@ def _finite(tensor: Tensor) -> Tensor:
 def _input_entropies(given: Posterior) -> dict[int, Tensor]:
     """Input layer -> (F, B, K) entropy of each unit's categories under the evidence."""
     found = {}
-    for i, layer in enumerate(given.plan.layers):
-        if not isinstance(layer, InputLayer):
-            continue
-        own = given.prepared.weights[i]
-        assert isinstance(own, Weights)
+    for i in given.plan.input_layers:
+        layer, own = given.plan.layers[i], given.prepared.weights[i]
+        assert isinstance(layer, InputLayer) and isinstance(own, Weights)
         variables = torch.as_tensor(layer.variables, device=own.log.device)
         factors = given.log_potentials[:, variables, : layer.num_categories].transpose(0, 1)
         rows = max(1, _TERMS // max(1, factors.numel()))

@@ -41,13 +41,11 @@ def input_maxima(given: Posterior) -> tuple[dict[int, Tensor], dict[int, Tensor]
     """
     latent = latent_potentials(given.plan, given.prepared, given.evidence())
     values, categories = {}, {}
-    for i, layer in enumerate(given.plan.layers):
-        if not isinstance(layer, InputLayer):
-            continue
+    for i in given.plan.input_layers:
+        layer, own = given.plan.layers[i], given.prepared.weights[i]
+        assert isinstance(layer, InputLayer) and isinstance(own, Weights)
         variables = torch.as_tensor(layer.variables, device=given.log_potentials.device)
         factors = given.log_potentials[:, variables, : layer.num_categories].transpose(0, 1)
-        own = given.prepared.weights[i]
-        assert isinstance(own, Weights)
         best, categories[i] = max_matmul(factors, own.log)
         values[i] = best + latent[i] if i in latent else best
     return values, categories

@@ -134,10 +134,9 @@ def _draw_by_passes(
     example = torch.arange(len(inputs) // num_samples).repeat_interleave(num_samples)
     drawn = torch.zeros_like(inputs)
     first = 0
-    for i, layer in enumerate(plan.layers):
-        if not isinstance(layer, InputLayer):
-            continue
-        own = prepared.weights[i].log
+    for i in plan.input_layers:  # which are the first
+        layer, own = plan.layers[i], prepared.weights[i].log
+        assert isinstance(layer, InputLayer)
         end = first + plan.num_folds[i]
         for variable in sorted(set(layer.variables.tolist())):
             rows = ((inputs[:, variable] >= first) & (inputs[:, variable] < end)).nonzero()[:, 0]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -663,3 +664,12 @@ def test_listed_categories_that_a_variable_lacks_are_none(listed: list[int], tie
     dense = pc.queries.marginals(plan, parameters, evidence)[0]
     given = pc.queries.Conditioner(plan, parameters, evidence).marginals()[0]
     torch.testing.assert_close(given, dense[:, listed])
+
+
+def test_lists_of_nodes_are_one_after_the_other() -> None:
+    links = module("routes").Links(np.array([0, 2, 2, 5, 6]), np.array([4, 5, 6, 7, 8, 9]))
+    lists = [[4, 5], [], [6, 7, 8], [9]]
+    for nodes in ([], [0], [1], [2], [3], [0, 1], [2, 0], [3, 1, 2], [2, 2]):
+        index = np.array(nodes, dtype=np.int64)
+        assert links.of(index).tolist() == [own for node in nodes for own in lists[node]]
+        assert links.counts(index).tolist() == [len(lists[node]) for node in nodes]
