@@ -241,19 +241,19 @@ def is_chain(plan: Plan) -> bool:
         step, joined = layers[2 * t + 1], layers[2 * t + 2]
         if not isinstance(step, SumLayer) or not isinstance(joined, ProductLayer):
             return False
-        if _places(step.operands) != {below} or step.num_units != inputs.num_units:
+        if _places(step.operands) != [below] or step.num_units != inputs.num_units:
             return False
-        if _places(joined.operands) != {(0, length - 2 - t), (2 * t + 1, 0)}:
+        if _places(joined.operands) != [(0, length - 2 - t), (2 * t + 1, 0)]:
             return False
         below = (2 * t + 2, 0)
-    return isinstance(root, SumLayer) and root.num_units == 1 and _places(root.operands) == {below}
+    return isinstance(root, SumLayer) and root.num_units == 1 and _places(root.operands) == [below]
 
 
-def _places(operands: tuple[Operand, ...]) -> set[tuple[int, int]]:
-    """Layer and fold of all that a layer of one fold reads."""
-    return {
+def _places(operands: tuple[Operand, ...]) -> list[tuple[int, int]]:
+    """Layer and fold of all that a layer of one fold reads, in order; twice what is read twice."""
+    return sorted(
         (source.layer, int(fold))
         for operand in operands
         for source in operand.sources
         for fold in source.folds()
-    }
+    )

@@ -183,13 +183,15 @@ def _nearly(kind: str) -> pc.Circuit:
     ]
     if kind == "reversed":
         x = x[::-1]
-    below = pc.Sum(x[2], num_units=2, parameter="b")
+    repeated = 2 if kind == "repeated step" else 1
+    below = pc.Sum(*[x[2]] * repeated, num_units=2, parameter="b")
     if kind == "kronecker":
         inner = pc.Sum(pc.KroneckerProduct(x[1], below), num_units=2)
     else:
         inner = pc.Sum(pc.Product(x[1], below), num_units=3 if kind == "units" else 2)
     first = x[0] if kind != "units" else pc.Input(0, num_units=3, num_categories=2)
-    return pc.Circuit(pc.Sum(pc.Product(first, inner), num_units=1))
+    repeated = 2 if kind == "repeated root" else 1
+    return pc.Circuit(pc.Sum(*[pc.Product(first, inner)] * repeated, num_units=1))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +202,22 @@ def _nearly(kind: str) -> pc.Circuit:
         ("categories", False),
         ("kronecker", False),
         ("units", False),
+        ("repeated step", False),
+        ("repeated root", False),
     ],
 )
 def test_what_is_nearly_a_chain_is_none(kind: str, expected: bool) -> None:
     assert pc.queries.is_chain(pc.compile_circuit(_nearly(kind))) is expected
+
+
+def test_a_sum_that_reads_one_node_several_times_is_no_chain() -> None:
+    """It was taken for one, of one variable, and its mutual information failed."""
+    circuit = pc.Circuit(pc.Sum(*[pc.Input(0, num_units=1, num_categories=3)] * 3, num_units=1))
+    plan = pc.compile_circuit(circuit)
+    parameters = pc.random_parameters(plan, seed=0, dtype=torch.float64)
+    found = pc.queries.mutual_information(plan, parameters, pc.Evidence())
+    (name,) = [
+        name for name, shape in plan.parameter_shapes.items() if 3 in shape and len(shape) > 1
+    ]
+    own = parameters[name].softmax(-1).flatten()
+    torch.testing.assert_close(found.flatten(), -(own * own.log()).sum()[None])
