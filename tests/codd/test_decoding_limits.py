@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import codd
-from codd.decoding.arguments import SPELLINGS, read_spellings
+from codd.decoding.arguments import SPELLINGS, given_value, read_spellings
 from codd.decoding.checks import check_sequences
 from codd.decoding.loop import generate, infill
 from codd.decoding.options import MODES, DecodingOptions
@@ -307,6 +307,8 @@ def test_spellings_are_read(given: dict[str, Any], expected: dict[str, Any]) -> 
     found = read_spellings(own, {of_a_file([name])[0]: value for name, value in given.items()})
     assert {name: value for name, value in found.items() if value is not None} == expected
     assert read_spellings({"selection": of_a_file(["origin"])[0]}, {})["selection"] == "random"
+    assert given_value(of_a_file(["new_tokens"])[0], {"gen_length": 4}) == 4
+    assert given_value("new_tokens", {"num_steps": 4, "new_tokens": None}) is None
 
 
 @pytest.mark.parametrize(

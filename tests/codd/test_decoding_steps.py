@@ -180,6 +180,13 @@ def test_no_distribution_is_made_where_nothing_is_fixed() -> None:
     fixed = [int(record.fixed.sum()) for record in found.history]
     assert len(model.calls) == sum(number > 0 for number in fixed) < 10
     assert sum(fixed) == 16
+    model.calls.clear()
+    options: dict[str, Any] = {"mask_ratio_limit": 1.0, "record_history": True}
+    written = generate(
+        model, rows([]) * 2, 16, 10, revision=LoopRevision(0.0, 0.6, 0.2, 0.75), **options
+    )
+    fixed = [int(record.fixed.sum()) for record in written.history]
+    assert len(model.calls) == sum(number > 0 for number in fixed) < 10
 
 
 @pytest.mark.parametrize("name", ["exact", "latent", "map"])
