@@ -673,3 +673,22 @@ def test_lists_of_nodes_are_one_after_the_other() -> None:
         index = np.array(nodes, dtype=np.int64)
         assert links.of(index).tolist() == [own for node in nodes for own in lists[node]]
         assert links.counts(index).tolist() == [len(lists[node]) for node in nodes]
+
+
+def test_lists_are_read_in_compiled_passes_where_one_table_serves_all() -> None:
+    def compiled(circuit: pc.Circuit, lists: bool = True, scale: float = 1.0) -> bool:
+        plan = pc.compile_circuit(circuit)
+        parameters = {
+            name: scale * tensor for name, tensor in pc.random_parameters(plan, seed=0).items()
+        }
+        potentials = torch.zeros(1, plan.num_variables, plan.num_categories)
+        names = torch.arange(plan.num_categories).expand_as(potentials) if lists else None
+        evidence = pc.Evidence(log_potentials=potentials, categories=names)
+        return pc.queries.Conditioner(plan, parameters, evidence)._listed is not None
+
+    assert compiled(pc.families.hmm(3, 2, 3))
+    assert not compiled(pc.families.hmm(3, 2, 3), lists=False)
+    assert not compiled(pc.families.hmm(3, 2, 3, homogeneous=False))
+    assert not compiled(pc.families.hmm(3, 2, 3), scale=1000.0)  # the table is shifted
+    twice = [pc.Input(0, num_units=1, num_categories=2, parameter="x") for _ in range(2)]
+    assert not compiled(pc.Circuit(pc.Sum(*twice, num_units=1)))
