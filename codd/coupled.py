@@ -18,7 +18,7 @@ from codd.errors import ConfigError, CouplingError
 from codd.members import Members
 from codd.modulators.choice import CircuitChoice
 from codd.modulators.registry import AnyModulator
-from codd.window import read_window
+from codd.window import check_start, read_window
 
 
 class CoupledDenoiser(HoldsDenoiser, nn.Module):
@@ -127,6 +127,7 @@ class CoupledDenoiser(HoldsDenoiser, nn.Module):
             DenoiserError: If a window leaves the sequence.
             CouplingError: If the circuit contradicts the visible tokens.
         """
+        check_start(start, self.window, tokens)
         window = read_window(
             output,
             tokens,
@@ -161,7 +162,9 @@ class CoupledDenoiser(HoldsDenoiser, nn.Module):
         """As `distribution`, by one step that is recorded on a CUDA device and replayed.
 
         On the CPU the same step runs as it is. Its marginals and its sample, of the temperature
-        given, are overwritten by the next step.
+        given, are overwritten by the next step. No value is looked at, since that would wait for
+        the device: where a window starts and what it holds is taken as given, and a window that the
+        circuit contradicts has the `log_partition` -inf, and nothing else of it means anything.
 
         Args:
             output: As there.
@@ -173,8 +176,7 @@ class CoupledDenoiser(HoldsDenoiser, nn.Module):
             generator: Source of the sample.
 
         Raises:
-            DenoiserError: If a window leaves the sequence.
-            CouplingError: If the circuit contradicts the visible tokens.
+            CouplingError: If shapes differ.
             BackendError: If the step cannot be recorded; see `why_not_captured`.
         """
         window = read_window(output, tokens, start, self.window, mask_id=self.mask_id, valid=valid)

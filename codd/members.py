@@ -13,7 +13,7 @@ from codd.coupling.couplings import CouplingSettings, couple
 from codd.coupling.distribution import TokenDistribution
 from codd.coupling.rowwise import RowwiseDistribution
 from codd.coupling.settings import FACTORISED
-from codd.coupling.step import CouplingStepper
+from codd.coupling.stepper import CouplingStepper
 from codd.errors import ConfigError
 from codd.modulators.base import Modulation
 from codd.modulators.choice import CircuitChoice

@@ -48,7 +48,7 @@ def read_window(
     valid: Tensor | None = None,
     include: Tensor | None = None,
 ) -> Window:
-    """Cuts a window out of every row.
+    """Cuts a window out of every row; where it starts is not checked, since that would wait.
 
     Args:
         output: What the denoiser said of `tokens`.
@@ -58,16 +58,8 @@ def read_window(
         mask_id: The id of a masked token.
         valid: (B, L) bool, False at padding; None without any.
         include: (B, L) tokens to be listed; None without any.
-
-    Raises:
-        DenoiserError: If a window leaves the sequence.
     """
     index = start[:, None] + torch.arange(length, device=tokens.device)
-    if bool((index[:, 0] < 0).any()) or bool((index[:, -1] >= tokens.shape[1]).any()):
-        raise DenoiserError(
-            f"windows of {length} tokens start at {start.tolist()}; "
-            f"the sequence has {tokens.shape[1]}"
-        )
     values = tokens.gather(1, index)
     logits, hidden = (_take(tensor, index) for tensor in (output.logits, output.hidden))
     own = None if valid is None else valid.gather(1, index)
@@ -75,6 +67,19 @@ def read_window(
     listed = None if include is None else include.gather(1, index)
     denoised = (logits.float().log_softmax(-1), values, observed)
     return Window(denoised, hidden.float(), own, listed)
+
+
+def check_start(start: Tensor, length: int, tokens: Tensor) -> None:
+    """Checks that windows of some length that start at (B,) lie inside of tokens (B, L).
+
+    Raises:
+        DenoiserError: If a window leaves the sequence.
+    """
+    if bool(((start < 0) | (start + length > tokens.shape[1])).any()):
+        raise DenoiserError(
+            f"windows of {length} tokens start at {start.tolist()}; "
+            f"the sequence has {tokens.shape[1]}"
+        )
 
 
 def _take(tensor: Tensor, index: Tensor) -> Tensor:

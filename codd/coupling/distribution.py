@@ -20,7 +20,8 @@ from codd.coupling.omitted import omitted_mass
 from codd.coupling.targets import Listing, marginal_distance
 from codd.coupling.window import (
     check_circuit,
-    check_window,
+    check_shapes,
+    check_tokens,
     describe,
     free_sum,
     skipped,
@@ -153,15 +154,10 @@ class CoupledDistribution:
     base: CoupledDistribution | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_window(
-            self.log_potentials,
-            self.values,
-            self.observed,
-            self.valid,
-            self.listing,
-            self.num_categories,
-        )
+        window = (self.values, self.observed, self.valid)
+        check_shapes(self.log_potentials, *window, self.listing)
         check_circuit(self.plan, self.log_potentials, self.listing)
+        self._check_tokens()
 
     def __repr__(self) -> str:
         return describe(type(self).__name__, self.observed, self.num_categories)
@@ -305,6 +301,9 @@ class CoupledDistribution:
             CouplingError: If the circuit gives some window's visible tokens probability zero.
         """
         return CoupledConditioner(self.plan, self.parameters, self.evidence)
+
+    def _check_tokens(self) -> None:
+        check_tokens(self.values, self.observed, self.valid, self.num_categories)
 
     def _require_possible(self) -> None:
         require_possible(self.log_partition)

@@ -10,8 +10,8 @@ from torch import Tensor
 from codd.coupling.conditioner import Reconditioner, TokenConditioner
 from codd.coupling.targets import Listing
 from codd.coupling.window import (
-    check_numbers,
-    check_window,
+    check_shapes,
+    check_tokens,
     describe,
     free_sum,
     skipped,
@@ -62,15 +62,9 @@ class FactorisedDistribution:
             raise CouplingError(
                 f"vocabulary_size must be at least 1 with lists; found {self.vocabulary_size}"
             )
-        check_window(
-            self.log_probs,
-            self.values,
-            self.observed,
-            self.valid,
-            self.listing,
-            self.num_categories,
-        )
-        check_numbers(self.log_probs, ~skipped(self.observed, self.valid))
+        window = (self.values, self.observed, self.valid)
+        check_shapes(self.log_probs, *window, self.listing)
+        check_tokens(*window, self.num_categories, self.log_probs.detach())
         if self.listing is not None:
             object.__setattr__(self, "log_probs", self.log_probs.log_softmax(-1))
 

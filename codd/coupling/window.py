@@ -37,18 +37,17 @@ def window_evidence(
     return pc.Evidence(values, observed, log_potentials, latent)
 
 
-def check_window(
+def check_shapes(
     log_potentials: Tensor,
     values: Tensor,
     observed: Tensor,
     valid: Tensor | None,
     listing: Listing | None,
-    num_categories: int,
 ) -> None:
-    """Checks that the tensors of a window of tokens 0 .. num_categories - 1 fit together.
+    """Checks that the tensors of a window fit together.
 
     Raises:
-        CouplingError: If shapes differ, a visible token is out of range or padding is observed.
+        CouplingError: If shapes differ.
     """
     if log_potentials.ndim != 3:
         raise CouplingError(
@@ -65,34 +64,53 @@ def check_window(
                 f"{name} has shape {tuple(tensor.shape)}; "
                 f"log-potentials need {tuple(log_potentials.shape[:2])}"
             )
+
+
+def check_tokens(
+    values: Tensor,
+    observed: Tensor,
+    valid: Tensor | None,
+    num_categories: int,
+    log_potentials: Tensor | None = None,
+) -> None:
+    """Checks what a window holds; a device is asked once, and again where something is wrong.
+
+    Args:
+        values: (B, W) tokens.
+        observed: (B, W) bool.
+        valid: (B, W) bool or None.
+        num_categories: Number of tokens V.
+        log_potentials: (B, W, V) of the masked tokens, to be checked as well.
+
+    Raises:
+        CouplingError: If a visible token is not in 0 .. V - 1, padding is observed, or a masked
+            token's log-potential is NaN or +inf.
+    """
     outside = (values != values.clamp(0, num_categories - 1)) & observed
+    padded = torch.zeros_like(observed) if valid is None else observed & ~valid
+    infinite = torch.zeros_like(observed)
+    if log_potentials is not None:
+        # One pass: the largest is NaN if one is, and NaN is not below anything.
+        infinite = ~(log_potentials.amax(-1) < torch.inf) & ~skipped(observed, valid)
+    if not bool((outside | padded | infinite).any()):
+        return
     if bool(outside.any()):
         row, position = outside.nonzero()[0].tolist()
         raise CouplingError(
             f"visible token [{row}, {position}] is {int(values[row, position])}; "
             f"expected 0 .. {num_categories - 1}"
         )
-    if valid is not None and bool((observed & ~valid).any()):
-        row, position = (observed & ~valid).nonzero()[0].tolist()
+    if bool(padded.any()):
+        row, position = padded.nonzero()[0].tolist()
         raise CouplingError(f"position [{row}, {position}] is padding and observed; expected one")
-
-
-def check_numbers(log_potentials: Tensor, free: Tensor) -> None:
-    """Checks that the log-potentials (B, W, V) of positions `free` (B, W) are below infinity.
-
-    Raises:
-        CouplingError: If one is not, or is NaN.
-    """
-    # One pass: the largest is NaN if one is, and NaN is not below anything.
-    wrong = ~(log_potentials.detach().amax(-1) < torch.inf) & free
-    if bool(wrong.any()):
-        row, position = wrong.nonzero()[0].tolist()
-        found = log_potentials.detach()[row, position]
-        token = int((~(found < torch.inf)).byte().argmax())
-        raise CouplingError(
-            f"the log-potential of token {token} at [{row}, {position}] is {float(found[token])}; "
-            "expected one below +inf"
-        )
+    assert log_potentials is not None
+    row, position = infinite.nonzero()[0].tolist()
+    found = log_potentials[row, position]
+    token = int((~(found < torch.inf)).byte().argmax())
+    raise CouplingError(
+        f"the log-potential of token {token} at [{row}, {position}] is {float(found[token])}; "
+        "expected one below +inf"
+    )
 
 
 def check_circuit(plan: pc.Plan, log_potentials: Tensor, listing: Listing | None) -> None:

@@ -117,6 +117,9 @@ class Capturable(Protocol):
     ) -> TokenDistribution:
         """As `Decodable.distribution`, by a replayed step that also drew one sample.
 
+        Nothing that waits for the device is checked: a window that the circuit contradicts has the
+        `log_partition` -inf.
+
         Args:
             output: As there.
             tokens: As there.

@@ -61,6 +61,7 @@ def decode(
         if record_history:
             history.append(record)
         yield record
+    memory.require_possible()
     return Generation(
         tokens=tokens[canvas.valid].split(canvas.valid.sum(dim=1).tolist()),
         completions=tokens[:, prompt:],

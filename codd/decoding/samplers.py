@@ -18,6 +18,7 @@ from codd.coupling.distribution import (
     FactorisedDistribution,
     TokenDistribution,
 )
+from codd.coupling.stepper import SteppedDistribution
 from codd.decoding.selection import score, select
 from codd.errors import DecodingError
 
@@ -266,7 +267,10 @@ def _chosen(
     generator: torch.Generator,
 ) -> Tensor:
     """(B, W) bool, the best `counts` (B,) of the candidates."""
-    if not bool((counts < candidates.sum(dim=1)).any()):
+    # To know whether all are chosen takes a wait for the device, which saves the marginals where
+    # they are not there yet.
+    known = isinstance(distribution, SteppedDistribution)
+    if not known and not bool((counts < candidates.sum(dim=1)).any()):
         return candidates
     scores = score(rule.selection, distribution.marginals, candidates, generator)
     return select(scores, candidates, counts)

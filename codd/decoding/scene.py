@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from codd.coupling.conditioner import require_possible
 from codd.decoding.schedules import Schedule
 from codd.denoisers.base import DenoiserOutput
 
@@ -62,7 +63,7 @@ class Draft:
 
 
 class Memory:
-    """The marginals of the step before, for rules that compare with them.
+    """What steps leave to later ones: marginals to compare with, and what is to be checked.
 
     Args:
         num_rows: Rows of the whole batch.
@@ -71,9 +72,10 @@ class Memory:
     def __init__(self, num_rows: int) -> None:
         self._num_rows = num_rows
         self._marginals: Tensor | None = None
+        self._least_partition: Tensor | None = None
 
     def forget(self) -> None:
-        """Forgets all: the next step looks at another window."""
+        """Forgets marginals: the next step looks at another window."""
         self._marginals = None
 
     def exchange(self, rows: Tensor, marginals: Tensor) -> Tensor:
@@ -83,3 +85,19 @@ class Memory:
         before = self._marginals[rows]
         self._marginals[rows] = marginals
         return before
+
+    def keep_partition(self, rows: Tensor, log_partition: Tensor) -> None:
+        """Keeps log Z (b,) of windows of rows (b,) that nothing has looked at yet."""
+        if self._least_partition is None:
+            self._least_partition = log_partition.new_zeros(self._num_rows)
+        least = torch.minimum(self._least_partition[rows], log_partition)
+        self._least_partition = self._least_partition.index_copy(0, rows, least)
+
+    def require_possible(self) -> None:
+        """Checks the windows that were kept, of all steps at once.
+
+        Raises:
+            CouplingError: If a circuit gave some window's visible tokens probability zero.
+        """
+        if self._least_partition is not None:
+            require_possible(self._least_partition)

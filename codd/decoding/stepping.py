@@ -12,6 +12,7 @@ from torch import Tensor
 from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import FactorisedDistribution, TokenDistribution
 from codd.coupling.settings import FACTORISED
+from codd.coupling.stepper import SteppedDistribution
 from codd.decoding.base import Capturable, Decodable
 from codd.decoding.budgets import Budget, spend
 from codd.decoding.calls import DenoiserCalls, View
@@ -204,8 +205,11 @@ class Stepper:
             coupling,
             valid if draft.scene.padded else None,
         )
+        whole = draft.scene.rows[rows]
+        if isinstance(distribution, SteppedDistribution):
+            self.memory.keep_partition(whole, distribution.log_partition)
         drawn = self._drawn(
-            draft.scene.rows[rows],
+            whole,
             distribution,
             candidates[rows].gather(1, within),
             counts[rows],

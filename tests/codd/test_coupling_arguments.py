@@ -15,7 +15,8 @@ import codd
 import pcircuits as pc
 from codd.coupling.conditioner import require_possible
 from codd.coupling.rowwise import RowwiseDistribution
-from codd.coupling.step import CouplingStepper, coupling_step
+from codd.coupling.step import coupling_step
+from codd.coupling.stepper import CouplingStepper
 from codd.coupling.targets import Listing, list_top
 from codd.coupling.window import describe
 from codd.errors import CouplingError

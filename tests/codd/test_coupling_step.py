@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
-from codd.coupling import step
+from codd.coupling import stepper as stepping
 from codd.coupling.couplings import CouplingSettings, couple
-from codd.coupling.step import CouplingStepper, StepResult, coupling_step
+from codd.coupling.step import StepResult, coupling_step
+from codd.coupling.stepper import CouplingStepper
 from codd.decoding.loop import generate
 from codd.errors import CouplingError, DecodingError
 from codd.model import CoupledModel
@@ -195,7 +196,7 @@ def test_a_step_is_recorded_once_for_what_it_is_made_for(
         return function
 
     monkeypatch.setattr(pc.queries, "captured_step", record)
-    monkeypatch.setattr(step, "_MOST_CAPTURED", 4)
+    monkeypatch.setattr(stepping, "_MOST_CAPTURED", 4)
     plan, parameters = chain
     passes = pc.queries.chain_passes(plan, parameters, impl="torch")
     stepper = CouplingStepper(CouplingSettings(), plan, pc.prepare(plan, parameters), capture=True)
@@ -240,8 +241,10 @@ def test_what_cannot_be_stepped_is_refused(chain: Any, window: dict[str, Tensor]
         coupling_step(CouplingSettings("factorised"), passes, *known)
     parameters["emission"][:, int(window["values"][0, 1])] = -torch.inf
     stepper = CouplingStepper(CouplingSettings(), plan, pc.prepare(plan, parameters))
+    found = stepper.distribution(*known[:3])
+    assert found.log_partition.isneginf().tolist() == [True, False]
     with pytest.raises(CouplingError, match="window 0"):
-        stepper.distribution(*known[:3])
+        found.log_prob(found.sample()[:, 0])
 
 
 def test_a_stepped_distribution_answers_like_any_other(

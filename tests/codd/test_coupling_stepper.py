@@ -10,7 +10,8 @@ from torch import Tensor
 
 import codd
 import pcircuits as pc
-from codd.coupling.step import CouplingStepper, SteppedDistribution, coupling_step
+from codd.coupling.step import coupling_step
+from codd.coupling.stepper import CouplingStepper, SteppedDistribution
 from codd.coupling.targets import list_top
 from tests.support.joint import Case, small_case
 

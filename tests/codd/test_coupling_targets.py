@@ -11,7 +11,7 @@ from torch import Tensor
 import codd
 import pcircuits as pc
 from codd.coupling.distribution import TokenDistribution
-from codd.coupling.step import CouplingStepper
+from codd.coupling.stepper import CouplingStepper
 from codd.coupling.targets import Listing, list_top, target_log_probs
 from codd.errors import CouplingError
 from tests.support.coupling_worlds import coupled_worlds

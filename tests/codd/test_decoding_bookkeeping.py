@@ -67,15 +67,35 @@ def test_a_clock_adds_up_what_it_measured() -> None:
     assert (clock.seconds("b"), clock.count("b")) == (1.0, 1)
 
 
-@pytest.mark.parametrize(("device", "waits"), [("cuda", 2), ("cpu", 0), ("meta", 0)])
-def test_a_clock_waits_for_the_work_of_a_cuda_device(
-    device: str, waits: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
-    with Clock(torch.device(device)).measure("work"):
-        pass
-    assert asked == [torch.device(device)] * waits
+def test_a_clock_reads_a_cuda_device_s_events_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits while parts run; the sum waits for the last event of that name."""
+    hands: Iterator[float] = iter((1.0, 3.0, 4.0, 4.5, 10.0, 20.0))
+    waited: list[float] = []
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "stream of cuda:1"
+            self.at = next(hands)
+
+        def synchronize(self) -> None:
+            waited.append(self.at)
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1e3 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    clock = Clock(torch.device("cuda:1"))
+    for name in ("a", "a", "b"):
+        with clock.measure(name):
+            pass
+    assert waited == []
+    assert (clock.seconds("a"), clock.count("a")) == (2.5, 2) and waited == [4.5]
+    assert (clock.seconds("b"), clock.count("b")) == (10.0, 1)
+    assert (clock.seconds("c"), clock.count("c")) == (0.0, 0)
 
 
 def test_a_generation_says_what_it_cost() -> None:
