@@ -1,4 +1,4 @@
-"""Processes that `torchrun` or `accelerate launch` started: how they meet, who has which rows."""
+"""Processes that a launcher as `torchrun` started: how they meet, who has which rows."""
 
 from __future__ import annotations
 

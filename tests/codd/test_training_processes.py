@@ -76,6 +76,46 @@ def test_two_processes_train_to_what_one_does(
     assert curve[-1] != curve[0]
 
 
+_PLAIN = ("--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("torch.distributed.run", "--nproc-per-node=2"),
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", *_PLAIN),
+    ],
+    ids=lambda words: words[0].partition(".")[0],
+)
+def test_processes_of_a_launcher_meet(launcher: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip(launcher[0].partition(".")[0])
+    script = tmp_path / "meet.py"
+    script.write_text(_MEETING)
+    command = [sys.executable, "-m", *launcher, str(script), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert {file.name: file.read_text() for file in tmp_path.glob("[01]")} == {
+        "0": "3.0 of 2",
+        "1": "3.0 of 2",
+    }
+
+
+_MEETING = """
+import pathlib
+import sys
+
+import torch
+from codd.training.processes import launched_group, torchrun_share
+
+with launched_group() as group:
+    rank, size = torchrun_share()
+    total = torch.tensor([rank + 1.0])
+    torch.distributed.all_reduce(total, group=group)
+    pathlib.Path(sys.argv[1], str(rank)).write_text(f"{total.item()} of {size}")
+"""
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
