@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.fuzz.__main__ import added
 from tests.fuzz.choices import HOSTILE, Choices, changed_json
 from tests.fuzz.target import ALLOWED, Target
 from tests.fuzz.targets import TARGETS
@@ -74,6 +75,16 @@ def test_changed_json_changes_a_copy() -> None:
     found = [changed_json(value, Choices(bytes([i, 3, i, 7, i]))) for i in range(64)]
     assert value == {"a": [1, {"b": 2}], "c": "d"}
     assert any(each != value for each in found)
+
+
+def test_runs_add_up_until_a_finding() -> None:
+    first = {"name": "a", "seconds": 10.5, "executions": 7, "finding": ""}
+    wrong = {**first, "finding": "IndexError"}
+    other = {**first, "name": "b"}
+    twice = added(added([first], other), first)
+    assert twice == [{**first, "seconds": 21.0, "executions": 14}, other]
+    assert added(twice, wrong) == [wrong, other]
+    assert added([wrong], first) == [first]
 
 
 def test_a_planted_finding_is_seen() -> None:
