@@ -25,10 +25,11 @@ from pcircuits.execute.choice import choose
 from pcircuits.execute.eager import all_values
 from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
-from pcircuits.execute.layers import gather
+from pcircuits.execute.layers import concatenate, gather
 from pcircuits.execute.prepare import PreparedParameters
-from pcircuits.execute.segments import node_index, segment_maximum
+from pcircuits.execute.segments import node_index
 from pcircuits.execute.weights import AnyWeights, Weights
+from pcircuits.queries.draws import draw, draw_children, drawn_edge, rows_of
 from pcircuits.queries.likelihood import require_possible
 
 
@@ -79,8 +80,8 @@ def sample(
     prepared = prepare_for(plan, parameters, given)
     batch_size = joint_batch_size(prepared, given)
     passes = len(plan.layers) > 1 and choose(plan, prepared, given).implementation == "numba"
-    draw = _draw_by_passes if passes else _draw_by_layers
-    example, drawn = draw(plan, prepared, given, num_samples, temperature, generator)
+    way = _draw_by_passes if passes else _draw_by_layers
+    example, drawn = way(plan, prepared, given, num_samples, temperature, generator)
     mask = given.mask()
     if mask is not None:
         assert given.values is not None
@@ -109,8 +110,11 @@ def _draw_by_layers(
         assert isinstance(layer, InputLayer)
         own = prepared.weights[i]
         assert isinstance(own, Weights)
-        logits = _category_logits(layer, own, given, units, example)
-        picked = _draw(logits, temperature, generator)
+        if given.log_potentials is None:
+            picked = draw_children(own, None, units, example, temperature, generator)
+        else:
+            logits = _category_logits(layer, own, given, units, example)
+            picked = draw(logits, temperature, generator)
         if given.categories is not None:
             picked = _listed(layer, given, picked, example)
         for variable, row, active in zip(layer.variables.tolist(), picked, units >= 0, strict=True):
@@ -142,7 +146,7 @@ def _draw_by_passes(
             rows = ((inputs[:, variable] >= first) & (inputs[:, variable] < end)).nonzero()[:, 0]
             log = own[(inputs[rows, variable] - first) % own.shape[0], 0, 0]
             logits, categories = _with_potentials(log, given, variable, example[rows])
-            picked = _draw(logits, temperature, generator)
+            picked = draw(logits, temperature, generator)
             if categories is not None:
                 picked = categories.gather(1, picked[:, None])[:, 0]
             drawn[rows, variable] = picked
@@ -208,8 +212,10 @@ def _descend(
             return [part.where(active, -1) for part in parts]
         case SumLayer():
             assert isinstance(weights, Weights)
-            logits = torch.cat(children, -1)[:, example] + _rows(weights, clamped, example)
-            picked = _draw(logits, 1.0, generator).where(active, -1)
+            values = concatenate(children)
+            picked = draw_children(weights, values, units, example, 1.0, generator).where(
+                active, -1
+            )
             found, start = [], 0
             for size in layer.sizes:
                 inside = (picked >= start) & (picked < start + size)
@@ -219,8 +225,8 @@ def _descend(
         case MixingLayer():
             assert isinstance(weights, Weights)
             terms = [_unit_values(child, clamped, example) for child in children]
-            logits = torch.stack(terms, -1) + _rows(weights, clamped, example)
-            picked = _draw(logits, 1.0, generator).where(active, -1)
+            logits = torch.stack(terms, -1) + rows_of(weights, clamped, example)
+            picked = draw(logits, 1.0, generator).where(active, -1)
             return [
                 (clamped if child.shape[-1] > 1 else torch.zeros_like(clamped)).where(
                     picked == place, -1
@@ -233,27 +239,7 @@ def _descend(
             assert weights is not None
             own = units[node_index(layer, units.device)]
             logits = _unit_values(children[0] + weights.log, own.clamp_min(0), example)
-            return [own.where(_drawn_edge(layer, logits, generator), -1)]
-
-
-def _drawn_edge(
-    layer: SegmentSumLayer, logits: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """(E, S) bool, true at one edge of each node, drawn in proportion to exp(logits)."""
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    scores = logits - noise.log()
-    index = node_index(layer, logits.device)
-    # The first of the best: rounding may make two of them equal.
-    place = -torch.arange(len(index), dtype=torch.float64, device=logits.device)[:, None]
-    best = place.where(scores == segment_maximum(scores, layer)[index], -torch.inf)
-    return place == segment_maximum(best, layer)[index]
-
-
-def _rows(weights: Weights, units: Tensor, example: Tensor) -> Tensor:
-    """(F, S, K) log-weights of the row that each sample chose."""
-    groups, examples = weights.log.shape[:2]
-    fold = torch.arange(len(units), device=units.device)[:, None] % groups
-    return weights.log[fold, example[None, :] % examples, units]
+            return [own.where(drawn_edge(layer, logits, generator), -1)]
 
 
 def _unit_values(child: Tensor, units: Tensor, example: Tensor) -> Tensor:
@@ -280,9 +266,8 @@ def _category_logits(
     layer: InputLayer, weights: Weights, evidence: Evidence, units: Tensor, example: Tensor
 ) -> Tensor:
     """(F, S, V) or (F, S, k) log-weights of the categories given each sample's unit."""
-    logits = _rows(weights, units.clamp_min(0), example)
-    if evidence.log_potentials is None:
-        return logits
+    assert evidence.log_potentials is not None
+    logits = rows_of(weights, units.clamp_min(0), example)
     variables = torch.as_tensor(layer.variables, device=units.device)
     potentials = evidence.log_potentials.transpose(0, 1)[variables]
     if evidence.categories is None:
@@ -304,12 +289,3 @@ def _listed(layer: InputLayer, evidence: Evidence, picked: Tensor, example: Tens
     variables = torch.as_tensor(layer.variables, device=picked.device)
     categories = evidence.categories.transpose(0, 1)[variables][:, example]
     return categories.gather(2, picked[..., None])[..., 0].long()
-
-
-def _draw(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """Index of the last axis drawn in proportion to exp(logits / temperature)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    # The largest of logit + Gumbel noise has the softmax's law; in this form noise is exponential.
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits / temperature - noise.log()).argmax(-1)
