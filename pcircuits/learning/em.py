@@ -206,6 +206,8 @@ def em_update(
 
 def scaled_counts(counts: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """Name -> counts, each multiplied by a number."""
+    if scale == 1.0:
+        return dict(counts)
     return {name: count * scale for name, count in counts.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from pcircuits.compile.plan import Plan
 from pcircuits.errors import EvidenceError
 from pcircuits.execute.api import forward
 from pcircuits.execute.evidence import Evidence
-from pcircuits.parameters import normalise_parameter, row_totals
+from pcircuits.parameters import row_totals
 
 
 def flows(
@@ -87,12 +88,22 @@ def maximise(
     found = {}
     for name, count in counts.items():
         old = previous[name].detach()
-        smoothed = count + pseudocount * _uniform(plan, name, old)
-        empty = row_totals(plan, name, smoothed) == 0
-        # Filled before the logarithm: a row of zeros has no normalised form.
-        filled = torch.where(empty, 0.0, smoothed.log())
-        found[name] = torch.where(empty, old, normalise_parameter(plan, name, filled))
+        smoothed = count
+        if pseudocount > 0:
+            smoothed = count + pseudocount * _uniform(plan, name, old)
+        totals = row_totals(plan, name, smoothed)
+        found[name] = _logarithm(smoothed) - _logarithm(totals)
+        if float(totals.min()) == 0:
+            found[name] = torch.where(totals == 0, old, found[name])
     return found
+
+
+def _logarithm(numbers: Tensor) -> Tensor:
+    if numbers.device.type != "cpu":
+        return numbers.log()
+    # Many counts are zero: PyTorch's logarithm takes thirty times as long where they are.
+    with np.errstate(divide="ignore"):
+        return torch.from_numpy(np.log(numbers.detach().numpy()))
 
 
 def log_prior(plan: Plan, parameters: Mapping[str, Tensor], pseudocount: float) -> Tensor:
@@ -118,5 +129,8 @@ def log_prior(plan: Plan, parameters: Mapping[str, Tensor], pseudocount: float) 
 
 def _uniform(plan: Plan, name: str, log_weights: Tensor) -> Tensor:
     """One over the number of non-zero weights of each distribution; 0 where the weight is zero."""
+    rows = plan.parameter_rows[name]
+    if isinstance(rows, int) and float(log_weights.detach().min()) > -torch.inf:
+        return log_weights.new_full((), 1 / rows)
     alive = (log_weights.detach() != -torch.inf).to(log_weights.dtype)
     return alive / row_totals(plan, name, alive)
