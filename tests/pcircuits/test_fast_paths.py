@@ -63,7 +63,7 @@ INTERPRETED = pytest.param("triton", marks=pytest.mark.slow)
 PRECISIONS = {"float64": FLOAT64, "float32": FLOAT32}
 # Compiled passes are for circuits of single nodes, those in linear space for sums over products of
 # inputs and sums; all others take any circuit.
-FUSED = ("chain", "tree", "tree of all pairs", "hidden tree", "mixture")
+FUSED = ("chain", "tree", "tree of all pairs", "hidden tree", "uneven tree", "mixture")
 FAMILIES_OF = {"numba": (SINGLE_NODES,), "fused": FUSED}
 PATHS = [(impl, family) for impl in FAST for family in FAMILIES_OF.get(impl, ALL_FAMILIES)]
 # Interpreted kernels take their time.

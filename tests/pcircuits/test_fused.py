@@ -21,7 +21,7 @@ from pcircuits.execute.fused.forward import Evaluation
 Parameters = dict[str, Tensor]
 
 
-@pytest.mark.parametrize("family", ["chain", "tree", "pairs"])
+@pytest.mark.parametrize("family", ["chain", "tree", "uneven", "pairs"])
 def test_rows_that_underflow_are_computed_exactly(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +55,7 @@ def test_inputs_that_are_not_learned_have_no_gradient(evidence: str) -> None:
     torch.testing.assert_close(*flows)
 
 
-@pytest.mark.parametrize("family", ["chain", "tree", "pairs"])
+@pytest.mark.parametrize("family", ["chain", "tree", "uneven", "pairs"])
 @pytest.mark.parametrize("size", [20.0, 60.0])
 def test_weights_beyond_the_range_of_float32_are_computed_in_float64(
     family: str, size: float
@@ -306,6 +306,7 @@ def sharp_inputs(family: str) -> tuple[pc.Plan, Parameters, Tensor]:
     circuit = {
         "chain": lambda: pc.families.hmm(6, 5, 7),
         "tree": lambda: pc.families.binary_tree(4, 5, 7),
+        "uneven": _uneven,
         "pairs": lambda: pc.families.binary_tree(4, 5, 7, product="kronecker"),
     }[family]()
     plan = pc.compile_circuit(circuit)
@@ -318,6 +319,18 @@ def sharp_inputs(family: str) -> tuple[pc.Plan, Parameters, Tensor]:
         sharp["transition"] = moves.clamp_min(-45.0)
     values = torch.randint(7, (9, plan.num_variables), generator=torch.Generator().manual_seed(0))
     return plan, {**parameters, **sharp}, values
+
+
+def _uneven() -> pc.Circuit:
+    """A layer of sums over one, two and three factors, and one of sums over one and two."""
+    leaves = [pc.Input(i, num_units=5, num_categories=7) for i in range(6)]
+
+    def above(*nodes: pc.Node) -> pc.Sum:
+        below = pc.Product(*nodes) if len(nodes) > 1 else pc.Sum(*nodes, num_units=5)
+        return pc.Sum(below, num_units=5)
+
+    a, b, c = above(*leaves[:3]), above(*leaves[3:5]), above(leaves[5])
+    return pc.Circuit(pc.Sum(pc.Product(above(a, b), above(c)), num_units=1))
 
 
 def with_entry(table: Tensor, log_weight: float) -> Tensor:

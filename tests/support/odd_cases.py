@@ -99,6 +99,31 @@ def _mixture(chance: random.Random, sizes: Sizes) -> pc.Circuit:
     return pc.families.mixture(chance.randint(1, sizes.length), units, categories)
 
 
+def _uneven_tree(chance: random.Random, sizes: Sizes) -> pc.Circuit:
+    """Sums of one layer that read products of one, two, three and four nodes."""
+    units, length = chance.choice(sizes.units), chance.randint(2, sizes.length + 4)
+    most = chance.randint(2, 4)
+    nodes: list[pc.Node] = [
+        pc.Input(i, num_units=units, num_categories=chance.choice(sizes.categories))
+        for i in chance.sample(range(length), length)
+    ]
+    for _ in range(2):
+        groups = []
+        while nodes:
+            number = chance.randint(1, most)
+            groups.append(nodes[:number])
+            nodes = nodes[number:]
+        # A sum alone in the place of a product, so that all are of one depth.
+        nodes = [
+            pc.Sum(
+                pc.Product(*own) if len(own) > 1 else pc.Sum(*own, num_units=units),
+                num_units=units,
+            )
+            for own in groups
+        ]
+    return pc.Circuit(pc.Sum(pc.Product(*nodes) if len(nodes) > 1 else nodes[0], num_units=1))
+
+
 FAMILIES: Mapping[str, Family] = {
     "chain": _chain,
     "gated chain": _gated_chain,
@@ -106,6 +131,7 @@ FAMILIES: Mapping[str, Family] = {
     "tree": _tree,
     "tree of all pairs": _tree_of_all_pairs,
     "hidden tree": _hidden_tree,
+    "uneven tree": _uneven_tree,
     "random tree": _random_tree,
     "grid": _grid,
     "mixture": _mixture,

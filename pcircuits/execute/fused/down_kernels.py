@@ -53,12 +53,14 @@ def share(
         own, at = back[f * batch : (f + 1) * batch], start + f * batch
         for n in range(count):
             place = factors[n, f]
+            if place < 0:
+                break
             if place < leaf_folds:
                 if len(leaf_flows[0]) > 0:
                     _to_leaf(own, products, at, *leaf_flows, place * batch)
                 continue
             to = (places[n, f] - leaf_folds) * batch
-            if count == 1:
+            if count == 1 or (count == 2 and factors[1, f] < 0):
                 _to_only(own, parts, at, flows, to)
             elif count == 2:
                 other = fold_of(inputs, leaf_folds, sums, factors[1 - n, f], batch)

@@ -23,7 +23,7 @@ from pcircuits.execute.fused.kernels import logarithms
 from pcircuits.execute.fused.program import Program, Run
 from pcircuits.execute.fused.rows import input_rows
 from pcircuits.execute.fused.runs import ascend
-from pcircuits.execute.fused.sums import FusedSum
+from pcircuits.execute.fused.sums import MISSING, FusedSum
 from pcircuits.execute.inputs import Reading
 
 
@@ -103,7 +103,12 @@ class Evaluation:
         lost = np.flatnonzero(np.isnan(scale))
         batch = self.kept.arenas.sizes.batch
         fold, example = np.divmod(lost, batch)
-        factors = [self._log_rows(own.units[0], place[fold] * batch + example) for place in places]
+        factors = [
+            self._log_rows(
+                own.units[0], np.where(place[fold] < 0, MISSING, place[fold] * batch + example)
+            )
+            for place in places
+        ]
         terms = torch.stack([value + shift for value, shift in factors]).sum(0)
         top = terms.amax(-1, keepdim=True).clamp_min(torch.finfo(terms.dtype).min)
         total = (terms - top).exp().sum(-1, keepdim=True)
@@ -120,13 +125,13 @@ class Evaluation:
     def _log_rows(self, units: int, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """(n, K) logarithms of rows by their places, and (n, 1) scales to be added.
 
-        Inputs are read from where nothing was lost.
+        Inputs are read from where nothing was lost. Factors that are missing are ones.
         """
         arenas = self.kept.arenas
         first = self._program.input_folds[units] * arenas.sizes.batch
-        found = torch.empty((len(rows), units), dtype=torch.float64)
+        found = torch.zeros((len(rows), units), dtype=torch.float64)
         shift = torch.zeros((len(rows), 1), dtype=torch.float64)
-        is_input = rows < first
+        is_input = (rows != MISSING) & (rows < first)
         if is_input.any():
             if units not in self._logs:
                 own = [self._readings[i] for i in self._program.inputs[units]]
@@ -134,7 +139,8 @@ class Evaluation:
                 self._logs[units] = torch.cat(logs)
             log = self._logs[units][torch.from_numpy(rows[is_input])]
             found[torch.from_numpy(is_input)] = log.double()
-        inner, of_sums = rows[~is_input] - first, torch.from_numpy(~is_input)
+        is_sum = rows >= first
+        inner, of_sums = rows[is_sum] - first, torch.from_numpy(is_sum)
         found[of_sums] = torch.from_numpy(arenas.values[units][inner]).double().log()
         shift[of_sums, 0] = torch.from_numpy(arenas.scales_of(units)[inner])
         return found, shift

@@ -44,7 +44,8 @@ def multiply(
         leaf_folds: Number of folds of inputs.
         sums: (N, K) rows of sums, (N,) their scales, and 0 .. N - 1, so that both kinds of rows are
             read alike.
-        factors: (n, F) folds of the factors, those of the inputs before those of the sums.
+        factors: (n, F) folds of the factors, those of the inputs before those of the sums; negative
+            after the last factor of a product with less than n.
         batch: Examples of a fold.
         floor: Sums below it are those of rows that underflow may have spoilt.
         products: (P, K), of which F * batch rows are filled.
@@ -61,7 +62,7 @@ def multiply(
     count, lost = len(factors), 0
     for f in range(factors.shape[1]):
         at, to = start + f * batch, first + f * batch
-        if count == 2:
+        if count == 2 and factors[1, f] >= 0:
             lost += _product(
                 *fold_of(inputs, leaf_folds, sums, factors[0, f], batch),
                 *fold_of(inputs, leaf_folds, sums, factors[1, f], batch),
@@ -74,6 +75,8 @@ def multiply(
             )
             continue
         for n in range(count):
+            if factors[n, f] < 0:
+                break
             # Whole folds go to functions without a branch inside: a view of a row that is taken in
             # a branch is counted, which costs as much as the row.
             source, scales, rows = fold_of(inputs, leaf_folds, sums, factors[n, f], batch)

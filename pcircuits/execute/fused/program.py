@@ -20,11 +20,12 @@ from pcircuits.compile.plan import (
     KroneckerLayer,
     Plan,
     ProductLayer,
+    SegmentProductLayer,
     SumLayer,
     WeightReference,
     num_folds,
 )
-from pcircuits.execute.fused.sums import FusedSum, fused_sums
+from pcircuits.execute.fused.sums import MISSING, FusedSum, fused_sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ class Layout:
 
     Attributes:
         firsts: Of each run, the (S,) first folds of its sums in their arena.
-        factors: Of each run, the places of its sums' factors, as `Run.factors_of` takes them.
+        factors: Of each run, the places of its sums' factors, as `Run.factors_of` takes them;
+            `MISSING` where there is none.
         folds: Units -> folds of the arena.
     """
 
@@ -124,7 +126,8 @@ def program_of(plan: Plan) -> Program | None:
 
 
 def _program(plan: Plan) -> Program | None:
-    root, kinds = plan.layers[-1], (InputLayer, ProductLayer, KroneckerLayer, SumLayer)
+    root = plan.layers[-1]
+    kinds = (InputLayer, ProductLayer, SegmentProductLayer, KroneckerLayer, SumLayer)
     if not isinstance(root, SumLayer) or root.num_units != 1:
         return None
     sums = fused_sums(plan) if all(isinstance(layer, kinds) for layer in plan.layers) else None
@@ -166,7 +169,7 @@ def _program(plan: Plan) -> Program | None:
 
 
 def _rereads(own: FusedSum, inputs: Sequence[int]) -> bool:
-    num_sums = (~np.isin(own.factors[..., 0], inputs)).sum(0).max()
+    num_sums = (~np.isin(own.factors[..., 0], (*inputs, MISSING))).sum(0).max()
     return own.pairs or bool(num_sums > 1 or (num_sums == 1 and len(own.factors) > 2))
 
 
@@ -218,7 +221,7 @@ def _products_of_inputs(
     for run, places in zip(runs, layout.factors, strict=True):
         for number, own in enumerate(run.sums):
             factors = run.factors_of(places, number)
-            is_input = factors < input_folds[own.units[0]]
+            is_input = (factors != MISSING) & (factors < input_folds[own.units[0]])
             if own.pairs or len(factors) > 2 or is_input.sum(0).max() > 1:
                 for units in own.units:
                     found.pop(units, None)
@@ -259,10 +262,13 @@ def _layout(
     offsets = np.zeros(max(first) + 1, dtype=np.int64)
     offsets[list(first)] = list(first.values())
     factors = tuple(
-        np.concatenate(
-            [(offsets[own.factors[..., 0]] + own.factors[..., 1]).ravel() for own in run.sums]
-        )
-        for run in runs
+        np.concatenate([_places(own.factors, offsets).ravel() for own in run.sums]) for run in runs
     )
     firsts = tuple(np.array([starts[own.layer] for own in run.sums]) for run in runs)
     return Layout(firsts, factors, folds)
+
+
+def _places(factors: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """(n, F) places of factors, from where each layer's folds begin."""
+    layers, folds = factors[..., 0], factors[..., 1]
+    return np.where(layers == MISSING, MISSING, offsets[layers] + folds)
