@@ -106,7 +106,8 @@ def choose_implementation(
 
     "auto" is "triton" on a CUDA device with Triton installed. On the CPU it is "numba" for
     circuits of single nodes with 1,000 edges or more, and "fused" for dense circuits whose
-    weights the examples share, if there is enough to compute. It is "eager" for everything else.
+    weights the examples share, from 4,096 values of all layers and examples on. It is "eager" for
+    everything else.
 
     Args:
         plan: The compiled circuit.

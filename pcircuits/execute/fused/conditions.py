@@ -29,8 +29,8 @@ _LOST = 1e-9
 _LARGEST_FLOOR = 1e-6
 _TINY = {dtype: torch.finfo(dtype).tiny for dtype in (torch.float32, torch.float64)}
 _RANGE = "some weight is zero or nearly so, very large, or of a very different size than others"
-# Values of all layers from which on the import of the compiled kernels, a second, may be worth it.
-_MANY_VALUES = 1 << 15
+# Values of all layers from which on the compiled kernels, a quarter of a second to load, are taken.
+_MANY_VALUES = 1 << 12
 
 
 @dataclass(frozen=True, eq=False)

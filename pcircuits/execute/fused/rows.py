@@ -83,7 +83,8 @@ def _read(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     if reading.values is not None:
         (table, tops), columns = _table(reading), _columns(reading)
         return table[columns], tops[columns]
-    log = reading.source.detach().flatten(0, 1)
+    # Compiled code reads whole rows: columns of a table that were picked are turned first.
+    log = reading.source.detach().flatten(0, 1).contiguous()
     top = log.amax(-1, keepdim=True)
     finite = top.clamp_min(torch.finfo(log.dtype).min)
     return (log - finite).exp_().numpy(), top[:, 0].double().numpy()
