@@ -34,14 +34,6 @@ def test_large_dense_circuits_are_fused_unless_something_is_against_it() -> None
     assert found.implementation == "eager" and "given per example" in found.reason
 
 
-@pytest.mark.parametrize("rows, expected", [(16, "eager"), (17, "fused")])
-def test_from_4096_values_on_dense_circuits_are_fused(rows: int, expected: str) -> None:
-    """Of 8 inputs and 7 sums of 16 units each, and the root."""
-    model = pc.CircuitModel(pc.families.hmm(8, 16, 2))
-    values = torch.zeros(rows, 8, dtype=torch.long)
-    assert model.implementation(pc.Evidence(values)).implementation == expected
-
-
 def test_large_circuits_of_single_nodes_are_compiled(single: pc.CircuitModel) -> None:
     assert single.implementation(pc.Evidence()).implementation == "numba"
 
