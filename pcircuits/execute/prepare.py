@@ -70,6 +70,25 @@ class PreparedParameters:
             batch_size=size,
         )
 
+    def by_name(self) -> dict[str, Tensor]:
+        """Name -> log-weights, as `prepare` was given them; -inf where no node uses a number.
+
+        Examples:
+            >>> model = pc.CircuitModel(pc.families.hmm(3, num_states=2, num_categories=2))
+            >>> model.prepare().by_name().keys() == model.log_parameters().keys()
+            True
+        """
+        found: dict[str, Tensor] = {}
+        tables = _tables_of(self.plan)
+        of_table = {table: self.weights[i].log for i, table in tables.of_layers}
+        for table, layer in enumerate(tables.distinct):
+            if layer.weights.positions is not None:
+                _put_back(found, self.plan, layer, of_table[table])
+                continue
+            for i, name in enumerate(layer.weights.names):  # none where weights are constant
+                found[name] = of_table[table][i].reshape(-1, *self.plan.parameter_shapes[name])
+        return {name: own[0] if len(own) == 1 else own for name, own in found.items()}
+
     def _with(self, change: Callable[[AnyWeights], AnyWeights]) -> PreparedParameters:
         made = {id(w): change(w) for w in set(self.weights.values())}
         return replace(self, weights={i: made[id(w)] for i, w in self.weights.items()})
@@ -182,6 +201,22 @@ def _flattened(
         return parts[0]
     examples = max(part.shape[0] for part in parts)
     return torch.cat([part.expand(examples, -1) for part in parts], dim=1)
+
+
+def _put_back(found: dict[str, Tensor], plan: Plan, layer: WeightedLayer, log: Tensor) -> None:
+    """Writes a layer's weights to their positions in the named parameters (A, ...)."""
+    reference, is_table = layer.weights, isinstance(layer, InputLayer)
+    shapes = [plan.parameter_shapes[name] for name in reference.names]
+    sizes = [shape[0] if is_table else math.prod(shape) for shape in shapes]
+    rows = log.movedim(1, 0).reshape(log.shape[1], -1, *(shapes[0][1:] if is_table else ()))
+    whole = rows.new_full((len(rows), sum(sizes), *rows.shape[2:]), -torch.inf)
+    if isinstance(reference.positions, slice):
+        whole[:, reference.positions] = rows
+    else:
+        whole[:, torch.as_tensor(reference.positions, device=log.device)] = rows
+    for name, shape, part in zip(reference.names, shapes, whole.split(sizes, 1), strict=True):
+        own = part.reshape(-1, *shape)
+        found[name] = torch.maximum(found[name], own) if name in found else own
 
 
 def _table_shape(layer: WeightedLayer) -> tuple[int, int]:

@@ -30,7 +30,9 @@ def multiply(first: WeightedCircuit, second: WeightedCircuit) -> WeightedCircuit
     of them (Vergari et al., "A compositional atlas of tractable circuit operations for
     probabilistic inference", NeurIPS 2021, theorem 3.1 and algorithm 3). Pairs that are zero
     everywhere are left out. Pairs of tied nodes are tied, and a product without weights on either
-    side, such as of two logic circuits, has none. The result is not normalised; `normalise` does
+    side, such as of two logic circuits, has none. Inputs and sums are named after their pair, as in
+    "state_0 * input_3", and their units are all pairs, the second's fastest: so potentials over
+    a factor's units can be given to the product's. The result is not normalised; `normalise` does
     that and gives the log of the sum. Cost: at most the product of the circuits' sizes.
 
     Args:
@@ -180,7 +182,13 @@ class _Multiplication:
         table = self._tables[key]
         plain = not left.weighted and not right.weighted and (both or (left.full and right.full))
         weight = None if plain else sum_weight(table, key)
-        self._known[pair] = add(self._assembler, parts, weight, table, mixing=both)
+        self._known[pair] = add(
+            self._assembler, parts, weight, table, mixing=both, name=self._name(pair)
+        )
+
+    def _name(self, pair: Pair) -> str:
+        sides = zip(self._sides, pair, strict=True)
+        return " * ".join(weighted.circuit.node_names[node] for weighted, node in sides)
 
     def _spread(
         self, pair: Pair, pairs: Sequence[Pair], found: Sequence[Units | None]
@@ -201,13 +209,14 @@ class _Multiplication:
 
     def _input(self, first: Input, second: Input) -> Units | None:
         size = first.num_units * second.num_units
+        name = self._name((first, second))
         if first.supports is not None and second.supports is not None:
             common = tuple(
                 self._shared_support(a, b) for a in first.supports for b in second.supports
             )
             if not any(common):
                 return None
-            node = self._assembler.input(first.variable, first.num_categories, common)
+            node = self._assembler.input(first.variable, first.num_categories, common, name=name)
             return Units(size, node)
         key = (_input_key(self._sides[0], first), _input_key(self._sides[1], second))
         if key not in self._tables:
@@ -218,7 +227,8 @@ class _Multiplication:
         if bool(table.isneginf().all()):
             return None
         weight = input_weight(table, key)
-        return Units(size, self._assembler.input(first.variable, first.num_categories, weight))
+        node = self._assembler.input(first.variable, first.num_categories, weight, name=name)
+        return Units(size, node)
 
     def _shared_support(self, first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
         # By identity: supports of many categories are shared by many inputs, and long to compare.

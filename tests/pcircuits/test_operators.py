@@ -213,6 +213,24 @@ def test_multiply_families(first: pc.Circuit, second: pc.Circuit) -> None:
             operators.multiply(a, b)
 
 
+def test_potentials_over_units_of_a_factor_are_those_of_its_pairs() -> None:
+    hmm = normalised_weights(FAMILIES[0], 1)
+    pattern = pc.families.regular_expression("(ab|b)+", 4, ["a", "b"])
+    both = operators.multiply(hmm, WeightedCircuit(pattern, {}))
+    names = [name for name in both.circuit.node_names.values() if name.startswith("state_1 * in")]
+    worlds = torch.cartesian_prod(*[torch.arange(2)] * 4)
+    own = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64).expand(len(worlds), -1)
+
+    def value(weighted: WeightedCircuit, names: list[str]) -> torch.Tensor:
+        evidence = pc.Evidence(worlds, latent_log_potentials=dict.fromkeys(names, own))
+        return pc.forward(pc.compile_circuit(weighted.circuit), weighted.log_weights, evidence)
+
+    free, found = value(hmm, ["state_1"]), value(both, names)
+    allowed = pc.forward(pc.compile_circuit(pattern), {}, pc.Evidence(worlds)) == 0
+    torch.testing.assert_close(found, free.masked_fill(~allowed, -torch.inf))
+    assert names and bool(allowed.any()) and not torch.equal(free, value(hmm, []))
+
+
 @given(compatible_circuits(1))
 def test_square(one: tuple[WeightedCircuit]) -> None:
     expected = _table(one[0]) ** 2

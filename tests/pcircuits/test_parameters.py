@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 import pcircuits as pc
 from pcircuits.errors import ParameterError
 from tests.support.circuits import circuits
+from tests.support.scalars import scalar_circuits
 
 GATED = pc.families.gated_hmm(12, num_states=3, num_categories=4)
 
@@ -27,6 +29,25 @@ def test_random_parameters_are_distributions_of_the_declared_shapes(circuit: pc.
             tensor.exp().sum(-1), torch.ones(tensor.shape[:-1], dtype=torch.float64)
         )
     assert pc.forward(plan, parameters, pc.Evidence()).item() == pytest.approx(0, abs=1e-12)
+
+
+@given(circuits() | scalar_circuits(), st.sets(st.integers(0, 9)))
+def test_prepared_parameters_are_given_back_by_name(circuit: pc.Circuit, own: set[int]) -> None:
+    """Whether all examples share them or not, and wherever layers have put them."""
+    plan = pc.compile_circuit(circuit)
+    given = pc.random_parameters(plan, seed=3, dtype=torch.float64)
+    for i, (name, shared) in enumerate(given.items()):
+        if i in own:
+            given[name] = torch.stack((shared, shared - 1))
+    found = pc.prepare(plan, given).by_name()
+    assert found.keys() == given.keys()
+    for name, expected in given.items():
+        same, expected = torch.broadcast_tensors(found[name], expected)
+        used = ~same.isneginf()  # of a larger parameter nodes may hold parts
+        assert torch.equal(same[used], expected[used]) and bool(used.any())
+    again = pc.prepare(plan, found)
+    evidence = pc.Evidence(torch.zeros(2, plan.num_variables, dtype=torch.int64))
+    assert torch.equal(pc.forward(plan, again, evidence), pc.forward(plan, given, evidence))
 
 
 def test_the_seed_alone_decides_random_parameters() -> None:
