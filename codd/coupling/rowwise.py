@@ -60,35 +60,35 @@ class RowwiseDistribution:
     @property
     def values(self) -> Tensor:
         """(B, W) tokens; arbitrary where masked."""
-        return self._joined(lambda part, _: part.values)
+        return self.joined(lambda part, _: part.values)
 
     @property
     def observed(self) -> Tensor:
         """(B, W) bool."""
-        return self._joined(lambda part, _: part.observed)
+        return self.joined(lambda part, _: part.observed)
 
     @property
     def log_partition(self) -> Tensor:
         """(B,) log Z."""
-        return self._joined(lambda part, _: part.log_partition)
+        return self.joined(lambda part, _: part.log_partition)
 
     @property
     def omitted_mass(self) -> Tensor:
         """(B,) bound on the probability of worlds with a token that is not listed."""
-        return self._joined(lambda part, _: part.omitted_mass)
+        return self.joined(lambda part, _: part.omitted_mass)
 
     @property
     def marginal_error(self) -> Tensor:
         """(B,) largest total variation between a masked token's marginal and its target."""
-        return self._joined(lambda part, _: part.marginal_error)
+        return self.joined(lambda part, _: part.marginal_error)
 
     def log_prob(self, tokens: Tensor) -> Tensor:
         """(B,) log-probability of the masked tokens of (B, W) given the visible ones."""
-        return self._joined(lambda part, rows: part.log_prob(tokens[rows]))
+        return self.joined(lambda part, rows: part.log_prob(tokens[rows]))
 
     def marginals(self) -> Tensor:
         """(B, W, V) exact single-token posteriors; one-hot where observed."""
-        return self._joined(lambda part, _: part.marginals())
+        return self.joined(lambda part, _: part.marginals())
 
     def sample(
         self,
@@ -98,13 +98,13 @@ class RowwiseDistribution:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """(B, num_samples, W) exact joint samples; observed tokens are kept."""
-        return self._joined(
+        return self.joined(
             lambda part, _: part.sample(num_samples, temperature=temperature, generator=generator)
         )
 
     def mutual_information(self) -> Tensor:
         """(B, W, W) mutual information of every pair of tokens, in nats."""
-        return self._joined(lambda part, _: part.mutual_information())
+        return self.joined(lambda part, _: part.mutual_information())
 
     def condition(self, tokens: Tensor, observed: Tensor) -> RowwiseDistribution:
         """The same distribution given more tokens."""
@@ -116,7 +116,12 @@ class RowwiseDistribution:
         """The same distribution, to fix tokens one by one; it stays as it is."""
         return _RowwiseConditioner(self.rows, [part.conditioner() for part in self.parts])
 
-    def _joined(self, ask: Callable[[TokenDistribution, Tensor], Tensor]) -> Tensor:
+    def joined(self, ask: Callable[[TokenDistribution, Tensor], Tensor]) -> Tensor:
+        """(B, ...) what the parts answer, in the order of the windows.
+
+        Args:
+            ask: Given a part and the windows (n,) that are its; answers (n, ...).
+        """
         parts = zip(self.parts, self.rows, strict=True)
         return _in_order(self.rows, [ask(part, rows) for part, rows in parts])
 

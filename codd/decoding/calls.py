@@ -173,9 +173,7 @@ def _cut(output: DenoiserOutput, length: int) -> DenoiserOutput:
 def _of_rows(kept: _Kept, rows: Tensor) -> _Kept:
     """What is kept of some of the rows; both lists ascend."""
     index = torch.searchsorted(kept.rows, rows)
-    output = kept.output
-    chosen = replace(output, logits=output.logits[index], hidden=output.hidden[index])
-    return replace(kept, rows=rows, cache=kept.cache.rows(index), output=chosen)
+    return replace(kept, rows=rows, cache=kept.cache.rows(index), output=kept.output.take(index))
 
 
 def _put(output: DenoiserOutput, said: DenoiserOutput, span: Span) -> DenoiserOutput:

@@ -1,10 +1,11 @@
-"""Checks of the token ids that decoding is given."""
+"""Checks of the token ids and constraints that decoding is given."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+import pcircuits as pc
 from codd.decoding.base import Decodable
 from codd.errors import DecodingError
 
@@ -49,6 +50,19 @@ def check_sequences(sequences: Sequence[Tensor], steps: int | None, model: Decod
     if steps is not None and not 1 <= steps <= most:
         raise DecodingError(
             f"steps: expected 1 to {most}, the most masked tokens of a sequence, found {steps}"
+        )
+
+
+def check_constraint(constraint: pc.Circuit, new_tokens: int) -> None:
+    """Checks that a constraint is about all new tokens.
+
+    Raises:
+        DecodingError: If it is not.
+    """
+    if constraint.num_variables != new_tokens:
+        raise DecodingError(
+            f"constraint: expected one over the {new_tokens} new tokens, found "
+            f"{constraint.num_variables}"
         )
 
 

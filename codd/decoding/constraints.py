@@ -9,51 +9,54 @@ lead to where nothing is allowed (Zhang et al. 2024, arXiv 2406.13892, for autor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 import pcircuits as pc
 from codd.coupling.couplings import CouplingSettings
-from codd.coupling.distribution import (
-    CoupledDistribution,
-    FactorisedDistribution,
-    TokenDistribution,
-)
-from codd.decoding.automata import START, Unrolled, at_the_end
+from codd.coupling.distribution import TokenDistribution
+from codd.coupling.rowwise import RowwiseDistribution
+from codd.decoding.automata import Unrolled
 from codd.decoding.base import Decodable
-from codd.decoding.products import OpenProduct, carried
+from codd.decoding.messages import AutomatonMessages
+from codd.decoding.restriction import Restriction
+from codd.decoding.slices import Place, Slice, at_the_end, cut
 from codd.decoding.wrapped import WrappedModel
 from codd.denoisers.base import DenoiserOutput
 from codd.errors import DecodingError
+
+# Windows of different slices whose products are kept; each holds a copy of the circuit's weights.
+_MOST_KEPT = 32
 
 
 class ConstrainedModel(WrappedModel):
     """A `Decodable` whose distributions allow only some sequences of new tokens.
 
-    The denoiser's output alone ("factorised") is constrained as well: by the constraint's circuit
-    with the denoiser's probabilities as potentials. Modulators stay in force: latent potentials
-    weight the same states of the product, and parameters of each window are multiplied in.
+    A window's distribution is that of its tokens in the joint of the coupled window, of the masked
+    tokens outside it, each with the denoiser's probability and independent of all others, and of
+    the tokens that are fixed, given that the constraint holds for all of them. What is outside says
+    with which probability the constraint, read as an automaton, is in which state before the window
+    and accepts from which state after it; so that is exact, and whatever is drawn can be completed.
+    New tokens that are not in view, of later blocks, only have to be possible.
 
-    Decoded in several blocks the constraint is carried along as an automaton: a block is
-    conditioned on the state that the tokens before it lead to and on a state after it from which
-    the rest can be completed, so that no block leads to a dead end. Which of the possible rests
-    are likely does not count until their block comes.
+    Every coupling may be constrained, also those of several circuits, and whatever a modulator
+    says: parameters of each window are multiplied in, potentials over latent units stay what they
+    are. The denoiser's output alone ("factorised") has the constraint itself as its circuit.
 
     Args:
-        model: A model; to be coupled it needs a `circuit`.
+        model: A model.
         constraint: A circuit without parameters over all N new tokens, the last of the sequence,
-            that is 1 where they are allowed and 0 elsewhere.
-        block_length: Tokens decoded together, a divisor of N; None for all. For several blocks the
-            constraint has to be right-linear, as those of `automaton` and `regular_expression`.
+            that is 1 where they are allowed and 0 elsewhere. It has to be right-linear, as those
+            of `automaton` and `regular_expression` are.
+        at_once: All N tokens are in every window, which is the sequence's last: one block. Then
+            every constraint that can be multiplied with the model's circuit will do.
 
     Raises:
-        DecodingError: If the constraint has parameters, a block more tokens than the window, the
-            new tokens do not stay in view, or the constraint has other categories than the model.
+        DecodingError: If the constraint has parameters, is not right-linear, the new tokens do not
+            stay in view, or the constraint has other categories than the model.
 
     Examples:
         New tokens that are eight digits:
@@ -68,11 +71,9 @@ class ConstrainedModel(WrappedModel):
         True
     """
 
-    def __init__(
-        self, model: Decodable, constraint: pc.Circuit, *, block_length: int | None = None
-    ) -> None:
+    def __init__(self, model: Decodable, constraint: pc.Circuit, *, at_once: bool = False) -> None:
+        super().__init__(model)
         length = constraint.num_variables
-        self.block_length = length if block_length is None else block_length
         if constraint.parameter_shapes:
             raise DecodingError(
                 f"constraint: expected a circuit without parameters, found "
@@ -83,33 +84,24 @@ class ConstrainedModel(WrappedModel):
                 f"constraint: expected the model's {model.num_categories} categories, found "
                 f"{constraint.num_categories}"
             )
-        if self.block_length > model.window:
-            raise DecodingError(
-                f"constraint: expected at most the window's {model.window} tokens, found "
-                f"{self.block_length}"
-            )
-        if length > model.max_length:
-            raise DecodingError(
-                f"constraint: expected at most the model's {model.max_length} tokens, so that all "
-                f"stay in view; found {length}"
-            )
-        super().__init__(model)
-        self._first = 0
-        self._known: dict[str, Any] = {}
-        self._unrolled = Unrolled.of(constraint) if self.block_length < length else None
-        self._blocks: dict[int, ConstrainedModel] = {}
-        self.constraint = self._allowed(constraint)
+        most, what = (
+            (model.window, "the window's {} tokens")
+            if at_once
+            else (model.max_length, "the model's {} tokens, so that all stay in view")
+        )
+        if length > most:
+            raise DecodingError(f"constraint: expected at most {what.format(most)}; found {length}")
+        self.constraint = constraint
+        self._unrolled = None if at_once else Unrolled.of(constraint)
+        self._first, self._stop = 0, length
+        self._restrictions: dict[object, Restriction] = {}
+        self._messages: dict[torch.device, AutomatonMessages] = {}
 
-    def region(self, number: int) -> ConstrainedModel:
-        """The model of block `number`, from 0."""
-        if number not in self._blocks:
-            block = copy(self)
-            block._first = number * self.block_length
-            block._known = {}
-            if self._unrolled is not None:
-                block.constraint = block._allowed(self._unrolled.circuit)
-            self._blocks[number] = block
-        return self._blocks[number]
+    def region(self, first: int, stop: int) -> ConstrainedModel:
+        """The model while the first `stop` new tokens are in view, those before `first` fixed."""
+        found = copy(self)
+        found._first, found._stop = first, stop
+        return found
 
     def distribution(
         self,
@@ -123,101 +115,79 @@ class ConstrainedModel(WrappedModel):
         """The model's distribution given that the constraint holds; see `Decodable`.
 
         Raises:
-            DecodingError: If a window is not the sequence's last, or the model's circuit cannot be
-                multiplied.
+            DecodingError: If not all new tokens are in view, a window is not the sequence's last
+                where all are at once, or the model's circuit cannot be multiplied.
         """
-        if bool((start != tokens.shape[1] - self.window).any()):
-            raise DecodingError("constraint: expected windows at the sequence's end")
-        free = super().distribution(output, tokens, start, coupling=coupling, valid=valid)
-        begun = self._begun(tokens)
-        if isinstance(free, FactorisedDistribution):
-            plan = self._remember("alone", lambda: pc.compile_circuit(self.constraint))
-            parameters = pc.prepare(plan, {n: w.to(free.log_probs) for n, w in begun.items()})
-            log_probs = free.log_probs.to(parameters.dtype)
-            return CoupledDistribution(
-                plan, parameters, log_probs, free.values, free.observed, valid=free.valid
-            )
-        if not isinstance(free, CoupledDistribution):
+        if tokens.shape[1] < self._stop:
             raise DecodingError(
-                f"constraint: expected a circuit's distribution, found {type(free).__name__}"
+                f"constraint: expected {self._stop} new tokens in view, found {tokens.shape[1]}"
             )
-        self._check_weights(free, coupling)
-        if free.parameters.batch_size is None and not begun:
-            plan, parameters = self._remember("shared", self._shared)
-        else:
-            product = self._remember(
-                "open", lambda: OpenProduct.of(free.plan.circuit, self.constraint)
+        begin = start - (tokens.shape[1] - self._stop)
+        before, after = self._states(output, tokens[:, -self._stop :], begin)
+        groups = self._groups(begin)
+        parts = []
+        for rows, restriction in groups:
+            own = None if valid is None else valid[rows]
+            free = super().distribution(
+                output.take(rows), tokens[rows], start[rows], coupling=coupling, valid=own
             )
-            plan = product.plan
-            parameters = pc.prepare(plan, product.parameters(self._weights(free, output), begun))
-        latent = None if free.latent is None else carried(free.plan, plan, free.latent)
-        return replace(free, plan=plan, parameters=parameters, latent=latent)
+            parts.append(restriction.of(free, before[rows], after[rows]))
+        if len(parts) == 1:
+            return parts[0]
+        return RowwiseDistribution(tuple(rows for rows, _ in groups), tuple(parts))
 
-    def _allowed(self, constraint: pc.Circuit) -> pc.Circuit:
-        """What may stand in the window of this block."""
+    def _states(self, output: DenoiserOutput, new: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) log-weights of the states before slices and after them.
+
+        Args:
+            output: What the denoiser said.
+            new: (B, n) new tokens in view.
+            begin: (B,) first new token of each row's window; negative if it begins before them.
+        """
         if self._unrolled is None:
-            return at_the_end(constraint, self.window)
-        stop = self._first + self.block_length
-        return self._unrolled.block(self._first, stop, self.window)
-
-    def _begun(self, tokens: Tensor) -> dict[str, Tensor]:
-        """The weights (B, S) that say in which state the automaton is before this block."""
-        if START not in self.constraint.parameter_shapes:
-            return {}
-        assert self._unrolled is not None
-        end = tokens.shape[1] - self.block_length
-        state = self._unrolled.walk(tokens[:, end - self._first : end])
-        states = torch.arange(len(self._unrolled.states[self._first]), device=tokens.device)
-        return {START: (states == state[:, None]).double().log()}
-
-    def _shared(self) -> tuple[pc.Plan, pc.PreparedParameters]:
-        """The product with weights that all windows share."""
-        try:
-            with torch.no_grad():
-                both = pc.operators.multiply(
-                    self._circuit.weighted(), pc.WeightedCircuit(self.constraint, {})
-                )
-        except pc.errors.CircuitError as error:
-            raise DecodingError(f"constraint: cannot be multiplied in: {error}") from error
-        plan = pc.compile_circuit(both.circuit)
-        return plan, pc.prepare(plan, both.log_weights)
-
-    def _check_weights(
-        self, free: CoupledDistribution, coupling: str | CouplingSettings | None
-    ) -> None:
-        """Checks that the distribution's weights are the circuit's or its modulator's."""
-        settings = getattr(self.model, "settings", None) if coupling is None else coupling
-        name = settings if isinstance(settings, str) else getattr(settings, "kind", "")
-        modulator = getattr(self.model, "modulator", None)
-        known = (self._circuit.plan, getattr(modulator, "plan", self._circuit.plan))
-        own = free.parameters.batch_size is not None
-        own = own and getattr(modulator, "kind", "") != "parametric"
-        if own or "local" in name or all(free.plan is not plan for plan in known):
+            return new.new_zeros(len(new), 0), new.new_zeros(len(new), 0)
+        if new.device not in self._messages:
+            self._messages[new.device] = AutomatonMessages.of(self._unrolled, new.device)
+        messages = self._messages[new.device]
+        place = torch.arange(self._stop, device=new.device)
+        first, stop = begin[:, None], begin[:, None] + self.window
+        masked = (new == self.mask_id) & ((place < first) | (place >= stop))
+        scores = messages.scores(new, output.logits[:, -self._stop :], masked)
+        before = messages.before(scores, begin.clamp(min=self._first))
+        after = messages.after(scores, (begin + self.window).clamp(min=0))
+        dead = (before.amax(1) + after.amax(1)).isneginf().nonzero()[:, 0].tolist()
+        if dead:
             raise DecodingError(
-                "constraint: expected the weights of the model's circuit or of its modulator, "
-                f"found those of coupling {name!r} or of one of several circuits"
+                f"constraint: nothing that is allowed has the fixed tokens of row {dead[0]} (of "
+                f"{len(dead)} such) and elsewhere tokens to which the denoiser gives a probability"
             )
+        return before, after
 
-    def _weights(self, free: CoupledDistribution, output: DenoiserOutput) -> Mapping[str, Tensor]:
-        """Name -> log-weights of the model's circuit, shared or (B, ...)."""
-        shared = self._circuit.log_parameters()
-        modulator = getattr(self.model, "modulator", None)
-        if modulator is None or free.parameters.batch_size is None:
-            return shared
-        modulation = modulator(output.hidden[:, -self.window :].float(), shared)
-        parameters: Mapping[str, Tensor] = modulation.parameters
-        return parameters
+    def _groups(self, begin: Tensor) -> list[tuple[Tensor, Restriction]]:
+        """Rows whose windows (B,) are restricted alike, and how."""
+        begins, of_row = begin.unique(return_inverse=True)
+        each = [self._restriction(own) for own in begins.tolist()]
+        distinct = list(dict.fromkeys(each))
+        kind = torch.tensor([distinct.index(own) for own in each], device=begin.device)[of_row]
+        return [((kind == i).nonzero()[:, 0], own) for i, own in enumerate(distinct)]
 
-    @property
-    def _circuit(self) -> pc.CircuitModel:
-        circuit = getattr(self.model, "circuit", None)
-        if not isinstance(circuit, pc.CircuitModel):
-            raise DecodingError(
-                f"constraint: expected a model with a circuit, found {type(self.model).__name__}"
-            )
-        return circuit
+    def _restriction(self, begin: int) -> Restriction:
+        """What is allowed in a window that begins at a new token, or before them if negative."""
+        if self._unrolled is None:
+            if begin != self._stop - self.window:
+                raise DecodingError("constraint: expected windows at the sequence's end")
+            return self._kept("whole", lambda: at_the_end(self.constraint, self.window))
+        stop = begin + self.window
+        first = min(max(begin, self._first), stop)
+        place = Place(first - begin, first, stop)
+        # Windows elsewhere with the same moves have the same slice.
+        key = place.lead, self._unrolled.kinds[max(first, 0) : max(stop, 0)]
+        unrolled = self._unrolled
+        return self._kept(key, lambda: cut(unrolled, place))
 
-    def _remember(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._known:
-            self._known[name] = make()
-        return self._known[name]
+    def _kept(self, key: object, make: Callable[[], Slice]) -> Restriction:
+        if key not in self._restrictions:
+            if len(self._restrictions) == _MOST_KEPT:
+                self._restrictions.pop(next(iter(self._restrictions)))
+            self._restrictions[key] = Restriction(make())
+        return self._restrictions[key]

@@ -17,12 +17,12 @@ from codd.decoding.base import Decodable
 from codd.decoding.calls import DenoiserCalls
 from codd.decoding.canvas import Canvas
 from codd.decoding.clock import Clock
-from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.endings import text_lengths
 from codd.decoding.options import DecodingOptions
 from codd.decoding.records import Generation, StepRecord
 from codd.decoding.scene import Memory, Scene
 from codd.decoding.stepping import Stepper
+from codd.decoding.wrapped import WrappedModel
 
 
 @torch.no_grad()
@@ -88,8 +88,9 @@ def _steps(stepper: Stepper, canvas: Canvas) -> Iterator[tuple[StepRecord, Tenso
         end = prompt + (i + 1) * options.region_length
         seen = slice(max(0, end - model.max_length), end)
         stepper.memory.forget()
-        if isinstance(model, ConstrainedModel):
-            stepper = replace(stepper, model=model.region(i))
+        if isinstance(model, WrappedModel):
+            region = model.region(end - prompt - options.region_length, end - prompt)
+            stepper = replace(stepper, model=region)
         for steps_left in range(paces[i], 0, -1):
             rows = _unfinished(options, model.mask_id, tokens[:, prompt:], ~given[:, prompt:], i)
             if not len(rows):

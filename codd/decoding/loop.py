@@ -15,7 +15,7 @@ from codd.decoding.arguments import read_spellings
 from codd.decoding.base import Decodable
 from codd.decoding.budgets import Budget
 from codd.decoding.canvas import lay_out
-from codd.decoding.checks import check_prompts, check_sequences
+from codd.decoding.checks import check_constraint, check_prompts, check_sequences
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.endings import text_lengths
 from codd.decoding.engine import decode
@@ -95,7 +95,7 @@ def generate(
             less w times those with the prompt masked; both are asked for in one call.
         constraint: A circuit over N tokens without parameters, as made by
             `pcircuits.families.automaton` or `regular_expression`: the new tokens have to be where
-            it is 1. Mode "block"; in several blocks its state is carried from one to the next.
+            it is 1. In several blocks or in mode "full" it has to be right-linear, as these are.
         end_id: The token that ends a text; a row that has it is not decoded further.
         stop: Token sequences that do the same.
         seed: Seed of everything random.
@@ -289,8 +289,9 @@ def _continue(
         said["stop"] = tuple(tuple(sequence) for sequence in said["stop"])
     options = DecodingOptions(**_known(said))
     if constraint is not None:
-        options.check_constraint(constraint)
-        model = ConstrainedModel(model, constraint, block_length=options.block_length)
+        check_constraint(constraint, options.new_tokens)
+        at_once = options.mode == "block" and options.num_regions == 1
+        model = ConstrainedModel(model, constraint, at_once=at_once)
     options.check_model(model)
     check_prompts(prompts, model.num_categories)
     return _continued(model, prompts, options, history)

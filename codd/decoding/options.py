@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pcircuits as pc
 from codd.coupling.couplings import COUPLING_NAMES, CouplingSettings
 from codd.decoding.base import Capturable, Decodable
 from codd.decoding.budgets import Budget
@@ -156,20 +155,6 @@ class DecodingOptions:
                 f"{name}: expected at most the model's {what}, {limit}, found {self.region_length}"
             )
         self.check_step(model)
-
-    def check_constraint(self, constraint: pc.Circuit) -> None:
-        """Checks that a constraint is about all tokens that are decoded together.
-
-        Raises:
-            DecodingError: If it is not.
-        """
-        if self.mode != "block":
-            raise DecodingError(f"constraint: expected mode 'block', found {self.mode!r}")
-        if constraint.num_variables != self.new_tokens:
-            raise DecodingError(
-                f"constraint: expected one over the {self.new_tokens} new tokens, found "
-                f"{constraint.num_variables}"
-            )
 
     def check_step(self, model: Decodable) -> None:
         """Checks that the model's step can be cached and captured if it shall be.

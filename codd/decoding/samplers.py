@@ -18,6 +18,7 @@ from codd.coupling.distribution import (
     FactorisedDistribution,
     TokenDistribution,
 )
+from codd.coupling.rowwise import RowwiseDistribution
 from codd.coupling.stepper import SteppedDistribution
 from codd.decoding.selection import score, select
 from codd.errors import DecodingError
@@ -167,17 +168,7 @@ def most_probable(
     Raises:
         DecodingError: If the distribution is neither factorised nor a circuit's.
     """
-    if isinstance(distribution, FactorisedDistribution):
-        tokens = distribution.sample(1, temperature=0.0, generator=generator)[:, 0]
-    elif isinstance(distribution, CoupledDistribution):
-        found = pc.queries.map(
-            distribution.plan, distribution.parameters, distribution.evidence, generator=generator
-        )
-        tokens = found.values
-    else:
-        raise DecodingError(
-            f"sampler 'map': expected a circuit's distribution, found {type(distribution).__name__}"
-        )
+    tokens = _modes(distribution, generator)
     return Commitment(tokens, _chosen(distribution, candidates, counts, rule, generator))
 
 
@@ -210,6 +201,21 @@ def draw(
     if top_p is not None and top_p < 1.0:
         weights = _nucleus(weights, top_p)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def _modes(distribution: TokenDistribution, generator: torch.Generator) -> Tensor:
+    """(B, W) the most probable tokens of each window that are found."""
+    if isinstance(distribution, RowwiseDistribution):
+        return distribution.joined(lambda part, _: _modes(part, generator))
+    if isinstance(distribution, FactorisedDistribution):
+        return distribution.sample(1, temperature=0.0, generator=generator)[:, 0]
+    if isinstance(distribution, CoupledDistribution):
+        return pc.queries.map(
+            distribution.plan, distribution.parameters, distribution.evidence, generator=generator
+        ).values
+    raise DecodingError(
+        f"sampler 'map': expected a circuit's distribution, found {type(distribution).__name__}"
+    )
 
 
 def _draw_one(

@@ -199,7 +199,7 @@ class Stepper:
         within = start[rows].unsqueeze(1) + offsets  # (b, W)
         current, valid = draft.tokens[rows], draft.scene.valid[rows]
         distribution = self._distribution(
-            _take(draft.output, rows),
+            draft.output.take(rows),
             current,
             start[rows],
             coupling,
@@ -263,9 +263,3 @@ class Stepper:
             temperature=self.options.temperature,
             generator=self.generator,
         )
-
-
-def _take(output: DenoiserOutput, rows: Tensor) -> DenoiserOutput:
-    if len(rows) == len(output.logits):
-        return output  # logits of a large vocabulary are not copied for nothing
-    return replace(output, logits=output.logits[rows], hidden=output.hidden[rows])

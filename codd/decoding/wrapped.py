@@ -21,6 +21,14 @@ class WrappedModel:
     def __init__(self, model: Decodable) -> None:
         self.model = model
 
+    def region(self, first: int, stop: int) -> WrappedModel:
+        """The model for the new tokens from `first` to before `stop`.
+
+        Decoding asks for it when it comes to them: those before are fixed, those after are out of
+        view. Itself, unless what it says of a window depends on that.
+        """
+        return self
+
     @property
     def mask_id(self) -> int:
         """See `Decodable`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -33,6 +33,12 @@ class DenoiserOutput:
 
     logits: Tensor
     hidden: Tensor
+
+    def take(self, rows: Tensor) -> DenoiserOutput:
+        """What was said of rows (b,), each once and in ascending order."""
+        if len(rows) == len(self.logits):
+            return self  # logits of a large vocabulary are not copied for nothing
+        return replace(self, logits=self.logits[rows], hidden=self.hidden[rows])
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from codd.coupling.couplings import CouplingSettings
 from codd.coupling.distribution import TokenDistribution
 from codd.decoding.arguments import is_given
 from codd.decoding.base import Decodable
+from codd.decoding.checks import check_constraint
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
 from codd.decoding.records import StepRecord
@@ -84,9 +85,13 @@ def record(
         options["steps"] = 8
     length = model.block if new_tokens is None else new_tokens
     region = length
-    if mode == "block" and constraint is None:
-        region = block_length or min(model.block, length)
-    given: Decodable = model if constraint is None else ConstrainedModel(model, constraint)
+    if mode == "block":
+        region = block_length or (min(model.block, length) if constraint is None else length)
+    given: Decodable = model
+    if constraint is not None:
+        check_constraint(constraint, length)
+        at_once = mode == "block" and region == length
+        given = ConstrainedModel(model, constraint, at_once=at_once)
     observer = _Observer(given, length, region, num_candidates, dependencies, progress)
     ids = model.vocabulary.encode(prompt)
     found = generate(
@@ -135,6 +140,11 @@ class _Observer(WrappedModel):
         self._num_candidates = min(num_candidates, model.num_categories)
         self._dependencies = dependencies
         self._progress = progress
+
+    def region(self, first: int, stop: int) -> _Observer:
+        if isinstance(self.model, WrappedModel):
+            self.model = self.model.region(first, stop)
+        return self
 
     def distribution(
         self,

@@ -557,6 +557,8 @@ def test_generate_streams_and_keeps_to_a_pattern(
     assert (code, printed) == (0, plain) and "call 1 of at most 1" in drafts
     code, printed, _ = codd(*words, "--constraint", "[a-e]+", "--quota", "joint_entropy=1")
     assert code == 0 and re.fullmatch("the [a-e]{8}\na[a-e]{8}\n", printed)
+    code, printed, _ = codd(*words, "--constraint", "(ab|c)*", "--mode", "full", "--steps", "3")
+    assert code == 0 and re.fullmatch("the ((ab|c)*)\na((ab|c)*)\n", printed)
     code, _, _ = codd(*words, "--steps", "4", "--stochastic")
     assert code == 0
     assert_refused(codd(*words, "--constraint", "[a-e]{9}"), "no text of 8 tokens")

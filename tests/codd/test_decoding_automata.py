@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from functools import reduce
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,15 +14,16 @@ from torch import Tensor
 import codd
 import pcircuits as pc
 from codd.coupling.distribution import CoupledDistribution
-from codd.decoding.automata import START, Unrolled, at_the_end, branches, matching
+from codd.decoding.automata import Unrolled, branches, matching
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
-from codd.decoding.products import OpenProduct, carried
+from codd.decoding.messages import AutomatonMessages
+from codd.decoding.products import OpenProduct
+from codd.decoding.slices import Place, Slice, at_the_end, cut
 from codd.decoding.uncoupled import UncoupledModel
 from codd.decoding.wrapped import WrappedModel
 from codd.errors import DecodingError
 from codd.vocabulary import CharacterVocabulary
-from tests.codd.test_choice import BY_RATIO, members_of
 from tests.support.coupled import tiny_model
 from tests.support.decoding import mixture_model, refused, rows
 
@@ -44,6 +44,21 @@ def ends(state: int, tokens: Any) -> int:
     return reduce(step, tokens, state)
 
 
+def messages_of(unrolled: Unrolled) -> AutomatonMessages:
+    return AutomatonMessages.of(unrolled, torch.device("cpu"))
+
+
+def walked(unrolled: Unrolled, words: Tensor) -> Tensor:
+    """(B,) the state after words (B, n), by messages; -1 where there is none."""
+    messages, count = messages_of(unrolled), words.shape[1]
+    nothing = torch.zeros(*words.shape, SIZE)
+    scores = messages.scores(words, nothing, torch.zeros_like(words, dtype=torch.bool))
+    weights = messages.before(scores, torch.full((len(words),), count))
+    assert set(weights.unique().tolist()) <= {0.0, -torch.inf}
+    assert bool((weights.exp().sum(1) <= 1).all())
+    return torch.where(weights.isneginf().all(1), -1, weights.argmax(1))
+
+
 @pytest.mark.parametrize("count", range(6))
 def test_every_word_leads_to_its_state_or_to_none(count: int) -> None:
     """States are what can follow: those after which the same may come are one."""
@@ -51,7 +66,7 @@ def test_every_word_leads_to_its_state_or_to_none(count: int) -> None:
     unrolled = Unrolled.of(automaton(length))
     words = torch.tensor(list(itertools.product(range(SIZE), repeat=count))).long()
     words = words.view(SIZE**count, count)
-    found = unrolled.walk(words).tolist()
+    found = walked(unrolled, words).tolist()
     tails = list(itertools.product(range(SIZE), repeat=length - count))
     rests = {
         state: frozenset(tail for tail in tails if ends(state, tail) in (0, 1))
@@ -60,43 +75,109 @@ def test_every_word_leads_to_its_state_or_to_none(count: int) -> None:
     expected = [rests[ends(0, word)] for word in words.tolist()]
     assert [index == -1 for index in found] == [not rest for rest in expected]
     pairs = {(index, rest) for index, rest in zip(found, expected, strict=True) if rest}
-    assert sorted(index for index, _ in pairs) == list(range(len(unrolled.states[count])))
+    assert sorted(index for index, _ in pairs) == list(range(unrolled.num_states[count]))
     assert len({rest for _, rest in pairs}) == len(pairs)
 
 
-def test_the_first_block_has_no_state_and_later_ones_say_theirs() -> None:
+@pytest.mark.parametrize(("first", "stop"), [(0, 6), (0, 2), (2, 4), (3, 4), (4, 6), (0, 1)])
+@pytest.mark.parametrize("lead", [0, 1])
+def test_a_slice_leads_from_its_states_before_to_those_after(
+    lead: int, first: int, stop: int
+) -> None:
     unrolled = Unrolled.of(automaton(6))
-    first = unrolled.block(0, 2, 3)
-    assert first.num_variables == 3 and first.parameter_shapes == {}
-    for number in (1, 2):
-        block = unrolled.block(2 * number, 2 * number + 2, 3)
-        count = len(unrolled.states[2 * number])
-        assert block.num_variables == 3 and block.parameter_shapes == {START: (count,)}
-        assert count > 1
-        plan = pc.compile_circuit(block)
-        words = torch.tensor(list(itertools.product(range(SIZE), repeat=3)))
-        before = torch.tensor([[1, 1], [0, 0], [0, 1]])
-        if number == 2:
-            before = torch.cat((torch.zeros_like(before), before), dim=1)
-        states = unrolled.walk(before)
-        for prefix, own in zip(before.tolist(), states.tolist(), strict=True):
-            weights = torch.full((count,), -torch.inf)
-            weights[own] = 0.0
-            values = pc.forward(plan, {START: weights}, pc.Evidence(words))
-            for word, value in zip(words.tolist(), values.tolist(), strict=True):
-                last = ends(0, (*prefix, *word[1:]))
-                possible = {0, 1} if number == 2 else {0, 1, 2, 3}
-                assert value == (0.0 if last in possible else -torch.inf), (prefix, word)
+    part = cut(unrolled, Place(lead, first, stop))
+    assert part.circuit.num_variables == lead + stop - first
+    assert part.circuit.parameter_shapes == {}
+    plan = pc.compile_circuit(part.circuit)
+    words = torch.tensor(list(itertools.product(range(SIZE), repeat=lead + stop - first)))
+    prefixes = [[0] * (first - i) + [1] * i for i in range(min(first, 3) + 1)]
+    for prefix in prefixes:
+        own = walked(unrolled, torch.tensor([prefix], dtype=torch.int64)).item()
+        before = one(own, unrolled.num_states[first]).expand(len(words), -1)
+        inside = words[:, lead:]
+        whole = torch.cat((torch.tensor([prefix]).long().expand(len(words), -1), inside), dim=1)
+        after = (
+            walked(unrolled, whole)
+            if stop < 6
+            else torch.tensor([0 if ends(0, word) in (0, 1) else -1 for word in whole.tolist()])
+        )
+        for state in range(unrolled.num_states[stop]):
+            target = one(state, unrolled.num_states[stop]).expand(len(words), -1)
+            evidence = pc.Evidence(words, latent_log_potentials=part.latent(before, target))
+            values = pc.forward(plan, {}, evidence)
+            assert torch.equal(values.exp() > 0.5, after == state), (prefix, state)
+            assert set(values.tolist()) <= {0.0, -torch.inf}
+
+
+def one(state: int, count: int) -> Tensor:
+    """(1, S) log-weights of one state of several."""
+    return (torch.arange(count) == state).double().log()[None]
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_messages_are_sums_over_all_that_may_stand_there(place: int) -> None:
+    length = 6
+    unrolled = Unrolled.of(automaton(length))
+    messages = messages_of(unrolled)
+    tokens = torch.tensor([[1, 1, 0, 2, 1, 0], [0, 1, 1, 1, 2, 1], [0, 0, 1, 0, 0, 1]])
+    free = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 1, 0]]).bool()
+    logits = torch.randn(3, length, SIZE, generator=torch.Generator().manual_seed(0)).double()
+    logits[0, :3, 0] = -torch.inf
+    fixed = torch.nn.functional.one_hot(tokens, SIZE).double()
+    chances = torch.where(free[..., None], logits.softmax(-1), fixed)
+    heads, tails = all_words(place), all_words(length - place)
+    states = (
+        walked(unrolled, heads)
+        if place < length
+        else torch.tensor([0 if ends(0, head) in (0, 1) else -1 for head in heads.tolist()])
+    )
+    before, after = [], []
+    for own in range(unrolled.num_states[place]):
+        before.append(likelihoods(chances[:, :place], heads[states == own]))
+        state = ends(0, heads[states == own][0].tolist())
+        accepted = torch.tensor([ends(state, tail) in (0, 1) for tail in tails.tolist()])
+        after.append(likelihoods(chances[:, place:], tails[accepted]))
+    scores, places = messages.scores(tokens, logits, free), torch.full((3,), place)
+    for found, sums in ((messages.before, before), (messages.after, after)):
+        expected = torch.stack(sums, dim=1)
+        expected /= expected.amax(1, keepdim=True)
+        weights = found(scores, places).exp()
+        own = weights[:, : expected.shape[1]]  # what is beyond is of other places
+        torch.testing.assert_close(own, expected, atol=1e-12, rtol=1e-9)
+        assert bool((weights[:, expected.shape[1] :] == 0).all())
+
+
+def all_words(length: int) -> Tensor:
+    words = list(itertools.product(range(SIZE), repeat=length))
+    return torch.tensor(words, dtype=torch.int64).view(SIZE**length, length)
+
+
+def likelihoods(chances: Tensor, words: Tensor) -> Tensor:
+    """(B,) sum over words (n, m) of the product of their tokens' chances (B, m, V)."""
+    each = chances.gather(2, words.T.expand(len(chances), -1, -1))  # (B, m, n)
+    return each.prod(1).sum(1)
+
+
+def test_messages_underflow_nowhere() -> None:
+    messages = messages_of(Unrolled.of(automaton(6)))
+    logits = torch.zeros(1, 6, SIZE)
+    logits[:, :, 1] = 1e5  # a fourth 1 is not allowed, and everything else is next to impossible
+    free = torch.ones(1, 6, dtype=torch.bool)
+    scores = messages.scores(torch.zeros(1, 6).long(), logits, free)
+    for place in range(7):
+        for found in (messages.before, messages.after):
+            weights = found(scores, torch.tensor([place]))
+            assert float(weights.amax()) == 0.0 and not bool(weights.isnan().any())
 
 
 def test_a_constraint_of_one_token_has_no_moves() -> None:
     one = pc.families.automaton([{0: 1, 2: 1}, {}], {1}, 1, SIZE)
     unrolled = Unrolled.of(one)
-    assert len(unrolled.states) == 1
-    plan = pc.compile_circuit(unrolled.block(0, 1, 1))
+    assert unrolled.num_states == (1, 1)
+    plan = pc.compile_circuit(cut(unrolled, Place(0, 0, 1)).circuit)
     values = pc.forward(plan, {}, pc.Evidence(torch.arange(SIZE)[:, None]))
     assert values.tolist() == [0.0, -torch.inf, 0.0, -torch.inf]
-    moved = pc.compile_circuit(at_the_end(one, 1))
+    moved = pc.compile_circuit(at_the_end(one, 1).circuit)
     assert pc.forward(moved, {}, pc.Evidence(torch.tensor([[0], [1]]))).tolist() == [0, -torch.inf]
 
 
@@ -117,8 +198,8 @@ def allowed(i: int) -> pc.Input:
 def test_what_does_not_go_from_left_to_right_is_no_automaton(root: Any) -> None:
     circuit = pc.Circuit(root)
     with refused(
-        "constraint: to be carried from block to block it has to decide tokens from left to "
-        f"right, as an automaton does; found {circuit.root!r} at token 0"
+        "constraint: to be carried over blocks and windows it has to decide tokens from left "
+        f"to right, as an automaton does; found {circuit.root!r} at token 0"
     ):
         Unrolled.of(circuit)
     if root is circuit.root:
@@ -145,26 +226,24 @@ def free(length: int, size: int) -> pc.Circuit:
 def test_constraints_fit_their_model_or_are_refused() -> None:
     model = model_of()
     size = model.num_categories
-    assert ConstrainedModel(model, free(8, size)).block_length == 8
-    sixteen = ConstrainedModel(model, free(16, size), block_length=8)
-    assert sixteen.block_length == 8 and sixteen.region(1) is sixteen.region(1)
-    assert sixteen.region(0) is not sixteen.region(1)
     with refused("constraint: expected a circuit without parameters, found 3"):
         ConstrainedModel(model, pc.families.hmm(8, 2, size))
     with refused(f"constraint: expected the model's {size} categories, found {size + 1}"):
         ConstrainedModel(model, free(8, size + 1))
     with refused(f"constraint: expected the model's {size} categories, found {size - 1}"):
         ConstrainedModel(model, free(8, size - 1))
-    with refused("constraint: expected at most the window's 8 tokens, found 9"):
-        ConstrainedModel(model, free(9, size))
+    with refused("constraint: expected at most the window's 8 tokens; found 9"):
+        ConstrainedModel(model, free(9, size), at_once=True)
     with refused(
         "constraint: expected at most the model's 16 tokens, so that all stay in view; found 20"
     ):
-        ConstrainedModel(model, free(20, size), block_length=4)
+        ConstrainedModel(model, free(20, size))
 
 
-def asked(model: Any, constraint: pc.Circuit, start: int = 8, **options: Any) -> Any:
-    own = ConstrainedModel(model, constraint)
+def asked(
+    model: Any, constraint: pc.Circuit, start: int = 8, *, at_once: bool = True, **options: Any
+) -> Any:
+    own = ConstrainedModel(model, constraint, at_once=at_once)
     tokens = torch.full((2, 16), model.mask_id)
     with torch.no_grad():
         return own.distribution(own.denoise(tokens), tokens, torch.full((2,), start), **options)
@@ -178,17 +257,10 @@ def test_distributions_that_cannot_be_constrained_are_refused() -> None:
     for start in (7, 0):
         with refused("constraint: expected windows at the sequence's end"):
             asked(model, everything, start)
-    for name in ("local", "static-local"):
-        with refused(
-            "constraint: expected the weights of the model's circuit or of its modulator, "
-            f"found those of coupling {name!r} or of one of several circuits"
-        ):
-            asked(model, everything, coupling=name)
-    with refused(
-        "constraint: expected the weights of the model's circuit or of its modulator, "
-        "found those of coupling 'local' or of one of several circuits"
-    ):
-        asked(model, everything, coupling=codd.CouplingSettings("local"))
+        assert asked(model, everything, start, at_once=False).length == 8
+    with refused("constraint: expected 8 new tokens in view, found 7"):
+        tokens, own = torch.full((1, 7), model.mask_id), ConstrainedModel(model, everything)
+        own.distribution(model.denoise(tokens), tokens, torch.zeros(1).long())
     mixture = mixture_model(4, 3, window=4, block=4, seed=2)
     with refused("constraint: expected a circuit's distribution, found MixtureDistribution"):
         generate(mixture, rows([]), 4, 1, constraint=free(4, 3))
@@ -207,45 +279,88 @@ def test_distributions_that_cannot_be_constrained_are_refused() -> None:
         asked(model, pc.Circuit(split))
     with pytest.raises(DecodingError, match=r"^constraint: cannot be multiplied in: "):
         OpenProduct.of(pc.families.hmm(8, 2, size), pc.Circuit(split))
+    with pytest.raises(DecodingError, match="decide tokens from left to right"):
+        asked(model, pc.Circuit(split), at_once=False)
+
+
+def test_what_contradicts_the_constraint_or_the_denoiser_is_refused() -> None:
+    model = model_of()
+    size = model.num_categories
+    ones = pc.families.automaton([{1: 0}], {0}, 16, size)
+    own = ConstrainedModel(model, ones)
+    tokens, start = torch.full((3, 16), model.mask_id), torch.tensor([0, 8, 0])
+    tokens[1, 2] = 2
+    output = own.denoise(tokens)
+    refusal = r"^constraint: nothing that is allowed has the fixed tokens of row 1 \(of 1 such\)"
+    with pytest.raises(DecodingError, match=refusal):
+        own.distribution(output, tokens, start)
+    tokens[1, 2] = 1
+    assert own.distribution(output, tokens, start).batch_size == 3
+    logits = output.logits.clone()
+    logits[1:, 15, 1] = -torch.inf
+    with pytest.raises(
+        DecodingError, match=r"of row 2 \(of 1 such\) and elsewhere tokens to which"
+    ):
+        own.distribution(replace(output, logits=logits), tokens, start)
 
 
 class Weighed(WrappedModel):
-    """A model whose circuit has weights of its own for each window, which nothing says."""
-
-    def __init__(self, model: codd.CoupledModel, kind: str) -> None:
-        super().__init__(model)
-        self.circuit, self.settings = model.circuit, model.settings
-        self.modulator = SimpleNamespace(plan=model.circuit.plan, kind=kind)
+    """A model whose circuit has weights of its own for each window."""
 
     def distribution(self, *given: Any, **more: Any) -> Any:
         free = super().distribution(*given, **more)
-        shared = self.circuit.log_parameters()
-        own = {n: w.expand(free.batch_size, *w.shape) for n, w in shared.items()}
+        shared = free.parameters.by_name()
+        own = {n: torch.stack((w, w.flip(-1))) for n, w in shared.items()}
         return replace(free, parameters=pc.prepare(free.plan, own))
 
 
-def test_weights_of_windows_that_nothing_gives_again_are_refused() -> None:
-    model = model_of()
+def test_weights_of_windows_are_taken_from_the_distribution() -> None:
+    model = Weighed(model_of(sharpness=3.0))
     everything = free(8, model.num_categories)
-    for kind in ("static", "latent"):
-        with pytest.raises(DecodingError, match="of the model's circuit or of its modulator"):
-            asked(Weighed(model, kind), everything, coupling="product")
-    several = members_of(BY_RATIO)
-    with pytest.raises(DecodingError, match="or of one of several circuits"):
-        asked(several, free(8, several.num_categories), coupling="product")
-
-
-def test_blocks_begin_with_the_first() -> None:
-    model = model_of()
-    size = model.num_categories
-    moves: list[dict[int | None, int]] = [{0: 1, 1: 1}, {2: 0, 3: 0}]
-    own = ConstrainedModel(model, pc.families.automaton(moves, {0}, 16, size), block_length=4)
-    tokens = torch.full((1, 12), model.mask_id)
+    tokens = torch.full((2, 16), model.mask_id)
     with torch.no_grad():
-        output, start = own.denoise(tokens), torch.tensor([4])
-        found, first = (each.distribution(output, tokens, start) for each in (own, own.region(0)))
-    torch.testing.assert_close(found.marginals(), first.marginals())
-    assert (found.marginals()[0, 4:, 4:] == 0).all()
+        expected = model.distribution(model.denoise(tokens), tokens, torch.tensor([8, 8]))
+        found = asked(model, everything)
+    torch.testing.assert_close(found.marginals(), expected.marginals())
+    assert not torch.equal(found.marginals()[0], found.marginals()[1])
+
+
+def test_weights_that_change_are_put_into_place_anew() -> None:
+    model = model_of()
+    own = ConstrainedModel(model, free(16, model.num_categories))
+    tokens, start = torch.full((1, 16), model.mask_id), torch.tensor([4])
+    with torch.no_grad():
+        output = own.denoise(tokens)
+        for sharpness in (1.0, 3.0):
+            changed = {n: sharpness * w for n, w in model.circuit.log_parameters().items()}
+            model.circuit.set_log_parameters({n: w.log_softmax(-1) for n, w in changed.items()})
+            expected = model.distribution(output, tokens, start).marginals()
+            for _ in range(2):
+                found = own.distribution(output, tokens, start).marginals()
+                torch.testing.assert_close(found, expected)
+
+
+def test_few_windows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codd.decoding.constraints._MOST_KEPT", 2)
+    model = model_of()
+    counting = pc.families.automaton(MOVES, {0, 1}, 16, model.num_categories)
+    own = ConstrainedModel(model, counting)
+    tokens = torch.full((1, 16), model.mask_id)
+    with torch.no_grad():
+        output = own.denoise(tokens)
+        first = own.distribution(output, tokens, torch.tensor([0])).marginals()
+        for start in (*range(9), 0):
+            found = own.distribution(output, tokens, torch.tensor([start])).marginals()
+            assert len(own._restrictions) <= 2
+    torch.testing.assert_close(found, first)
+
+
+def test_windows_with_the_same_moves_share_their_slice() -> None:
+    model = model_of()
+    own = ConstrainedModel(model, free(16, model.num_categories))
+    tokens = torch.full((9, 16), model.mask_id)
+    found = own.distribution(own.denoise(tokens), tokens, torch.arange(9))
+    assert isinstance(found, CoupledDistribution)
 
 
 def test_a_denoiser_alone_may_be_constrained() -> None:
@@ -256,62 +371,70 @@ def test_a_denoiser_alone_may_be_constrained() -> None:
     assert set(found.completions.flatten().tolist()) == {2, 3}
 
 
-@pytest.fixture
-def doctored(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Changes the largest number that a product of two circuits is read from."""
-    whole = pc.operators.multiply
+@pytest.mark.parametrize("wrong", [0.0, 0.25, -0.5, 1.0, -1.5])
+def test_what_is_no_single_weight_is_refused(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, found = pc.operators.multiply, []
 
-    def change(new: float) -> float:
-        kept = []
+    def multiply(*factors: Any) -> Any:
+        both = whole(*factors)
+        weights = {n: w.clone() for n, w in both.log_weights.items()}
+        own = max(weights.values(), key=lambda w: float(w.max()))
+        found.append(float(own.max()))
+        own[own == own.max()] += wrong / 16
+        return pc.WeightedCircuit(both.circuit, weights)
 
-        def multiply(*factors: Any) -> Any:
-            found = whole(*factors)
-            weights: dict[str, Tensor] = {n: w.clone() for n, w in found.log_weights.items()}
-            own = max(weights.values(), key=lambda w: float(w.max()))
-            kept.append(float(own.max()))
-            own[own == own.max()] += new
-            return pc.WeightedCircuit(found.circuit, weights)
-
-        monkeypatch.setattr(pc.operators, "multiply", multiply)
-        OpenProduct.of(pc.families.hmm(3, 2, 4), pc.families.hmm(3, 3, 4))
-        return kept[0]
-
-    return change
-
-
-def test_what_is_no_sum_of_one_weight_each_is_refused(doctored: Any) -> None:
-    sizes = 2 * 4 + 2 * 2 + 2, 3 * 4 + 3 * 3 + 3
-    assert doctored(0.0) == (sizes[0] + 1) * (sizes[1] + 1) - 1
-    for wrong in (0.25, -0.5, 1.0, 7.0):
-        with pytest.raises(DecodingError, match=r"constraint: parameter '.*' of the product has"):
-            doctored(wrong)
+    monkeypatch.setattr(pc.operators, "multiply", multiply)
+    circuits = pc.families.hmm(3, 2, SIZE), automaton(3)  # of 14 numbers
+    if wrong == 0.0:
+        OpenProduct.of(*circuits)
+        assert found == [1 + 13 / 16]
+    else:
+        with pytest.raises(
+            DecodingError,
+            match=r"^constraint: parameter '.*' of the product has numbers that are not one",
+        ):
+            OpenProduct.of(*circuits)
 
 
-def test_potentials_of_states_are_carried_to_pairs_of_states() -> None:
-    plan = pc.compile_circuit(pc.families.hmm(3, 2, SIZE))
-    product = OpenProduct.of(plan.circuit, automaton(3)).plan
-    own = {f"state_{i}": torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * (i + 1) for i in (0, 2)}
-    found = carried(plan, product, own)
-    names = {
-        n: node for node, n in product.circuit.node_names.items() if isinstance(node, pc.Input)
-    }
-    assert set(found) == {n for n, node in names.items() if node.variable in (0, 2)}
-    for name, potentials in found.items():
-        node = names[name]
-        each = own[f"state_{node.variable}"].repeat_interleave(node.num_units // 2, 1)
-        assert torch.equal(potentials, each)
-    expected = (
-        "constraint: expected latent potentials of inputs, one for each token, found some of "
+def of_several_units() -> Slice:
+    """Two tokens of which both are below two or neither is."""
+    first, second = (
+        pc.Input(i, num_units=2, num_categories=SIZE, supports=((0, 1), (2, 3))) for i in range(2)
     )
-    with refused(expected + "'step_0'"):
-        carried(plan, product, {"step_0": torch.zeros(1, 2), "root": torch.zeros(1, 1), **own})
-    long = pc.compile_circuit(pc.families.hmm(260, 2, 2))
-    assert carried(long, long, {}) == {}
-    two = pc.Sum(
-        *(pc.Product(allowed(0), pc.Input(1, num_units=1, num_categories=SIZE)) for _ in range(2)),
-        num_units=1,
-    )
-    several = pc.compile_circuit(pc.Circuit(two))
-    inputs = sum(isinstance(node, pc.Input) for node in several.circuit.nodes)
-    with refused(expected + str(inputs)):
-        carried(several, several, {})
+    return Slice(pc.Circuit(pc.Sum(pc.Product(first, second), num_units=1, weighted=False)))
+
+
+@pytest.mark.parametrize(
+    "part", [cut(Unrolled.of(automaton(6)), Place(0, 2, 5)), of_several_units()]
+)
+def test_potentials_of_units_are_carried_to_pairs_of_units(part: Slice) -> None:
+    """The product under both factors' potentials is the product of both under their own."""
+    length = part.circuit.num_variables
+    left = pc.compile_circuit(pc.families.gated_hmm(length, 3, SIZE))
+    product, right = OpenProduct.of(left.circuit, part.circuit), pc.compile_circuit(part.circuit)
+    words = all_words(length)
+    random = torch.Generator().manual_seed(0)
+
+    def spread(*shape: int) -> Tensor:
+        return torch.randn(len(words), *shape, generator=random, dtype=torch.float64)
+
+    names = {name: node for node, name in left.circuit.node_names.items()}
+    chosen = ["state_0", "state_1", "gated_step_0", "root"]
+    chosen += [n for n, node in names.items() if isinstance(node, pc.Input)][2:4]
+    own = {name: spread(names[name].num_units) for name in chosen}
+    its = part.latent(spread(4), spread(4))
+    weights = pc.random_parameters(left, dtype=torch.float64)
+    values = [
+        pc.forward(plan, parameters, pc.Evidence(words, latent_log_potentials=latent))
+        for plan, parameters, latent in (
+            (product.plan, product.parameters(weights), product.latent(own, its)),
+            (left, weights, own),
+            (right, {}, its),
+        )
+    ]
+    torch.testing.assert_close(values[0], values[1] + values[2], rtol=1e-9, atol=1e-9)
+    assert bool(values[0].isfinite().any()) and bool(values[0].isneginf().any())
+    with refused(
+        "constraint: expected latent potentials of inputs and sums, found some of 'suffix_0'"
+    ):
+        product.latent({"suffix_0": torch.zeros(1, 2), **own}, {})

@@ -19,6 +19,7 @@ from codd.decoding.calls import DenoiserCalls, View
 from codd.decoding.canvas import lay_out
 from codd.decoding.clock import Clock
 from codd.decoding.loop import generate, infill
+from codd.decoding.messages import AutomatonMessages
 from codd.decoding.options import DecodingOptions
 from codd.decoding.products import OpenProduct
 from codd.decoding.quotas import EntropyBound, Factor, Klass, QuotaView, Threshold, divergence
@@ -37,6 +38,7 @@ from codd.decoding.schedules import (
     StochasticSchedule,
 )
 from codd.decoding.selection import CONFIDENCES, select
+from codd.decoding.slices import Place, cut
 from codd.decoding.stepping import Stepper
 from codd.decoding.texts import growing_texts, paced, read_texts
 from codd.decoding.uncoupled import UncoupledModel
@@ -395,7 +397,10 @@ def test_what_decoding_works_with_is_not_changed_once_it_is_made(
         Unrolled.of(automaton),
         lay_out(rows([1]), 1, context=1, least=1, mask_id=3),
         product,
-        next(iter(product.tables.values()))[1],
+        next(iter(product.sources.values())),
+        next(iter(product._pairs)),
+        cut(Unrolled.of(automaton), Place(0, 0, 2)),
+        AutomatonMessages.of(Unrolled.of(automaton), torch.device("cpu")),
         SAMPLERS["exact"](*given),
     ):
         assert_frozen(each)

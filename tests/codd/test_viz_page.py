@@ -7,6 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,15 +68,29 @@ def test_the_text_and_its_confidences_are_those_of_generate(mode: str, prompt: s
         assert bool((moment.confidence.isnan() == ~moment.fixed).all())
 
 
-def test_what_is_constrained_is_recorded_as_constrained() -> None:
-    model = tiny_model(modulator="static")
+@pytest.mark.parametrize(
+    ("new_tokens", "options"), [(4, {}), (8, {"block_length": 2}), (6, {"mode": "full"})]
+)
+def test_what_is_constrained_is_recorded_as_constrained(
+    new_tokens: int, options: dict[str, Any]
+) -> None:
+    model = tiny_model(modulator="static", window=4)
     alphabet = [model.vocabulary.decode([i]) for i in range(model.vocabulary.size)]
-    constraint = pc.families.regular_expression("[at]*", 4, alphabet)
-    found = viz.record(model, TEXT[:8], new_tokens=4, steps=2, constraint=constraint)
-    assert re.fullmatch("[at]{4}", found.text[8:])
-    likely = found.moments[0].candidates[:, :2].flatten().tolist()
-    assert {alphabet[i] for i in likely} == {"a", "t"}
-    assert float(found.moments[0].probabilities[:, 2:].max()) < 1e-6
+    constraint = pc.families.regular_expression("(at|ta)*", new_tokens, alphabet)
+    given = {"new_tokens": new_tokens, "steps": 4, "constraint": constraint, **options}
+    found = viz.record(model, TEXT[:8], **given)
+    assert re.fullmatch("(at|ta)*", found.text[8:])
+    assert found.tokens.equal(model.generate_tokens([TEXT[:8]], **given).completions[0])
+    for moment in found.moments:
+        likely = moment.candidates[moment.probabilities > 1e-6].tolist()
+        assert {alphabet[i] for i in likely} <= {"a", "t"}
+
+
+def test_a_constraint_is_about_what_is_recorded() -> None:
+    model = tiny_model(modulator="static")
+    constraint = pc.families.automaton([{None: 0}], {0}, 5, model.num_categories)
+    with pytest.raises(DecodingError, match="expected one over the 4 new tokens, found 5"):
+        viz.record(model, TEXT[:8], new_tokens=4, steps=2, constraint=constraint)
 
 
 def test_the_factorised_output_has_no_dependencies() -> None:
