@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,17 +113,17 @@ class OpenProduct:
         """Potentials over units of the factors as potentials over units of the product.
 
         Args:
-            left: Name of an input or sum of the circuit -> (B, K) log-potentials.
+            left: Name of an input or sum over one token of the circuit -> (B, K) log-potentials.
             right: Name of an input of the constraint -> (B, K) log-potentials.
 
         Raises:
-            DecodingError: If potentials of the circuit are of products.
+            DecodingError: If potentials of the circuit are of other nodes.
         """
         other = sorted(left.keys() - self._weighable)
         if other:
             raise DecodingError(
-                "constraint: expected latent potentials of inputs and sums, found some of "
-                f"{other[0]!r}"
+                "constraint: expected latent potentials of inputs and of sums over one token, "
+                f"found some of {other[0]!r}"
             )
         found = {}
         for pair in self._pairs:
@@ -137,7 +138,7 @@ class OpenProduct:
     @cached_property
     def _weighable(self) -> frozenset[str]:
         names = self.factor.node_names.items()
-        return frozenset(name for node, name in names if isinstance(node, pc.Input | pc.Sum))
+        return frozenset(name for node, name in names if _is_weighable(node))
 
     @cached_property
     def _pairs(self) -> tuple[_Pair, ...]:
@@ -147,19 +148,23 @@ class OpenProduct:
 def _paired(product: pc.Circuit, left: pc.Circuit, right: pc.Circuit) -> Iterator[_Pair]:
     """The product's nodes whose units may carry potentials of the left circuit's.
 
-    Nodes are named after their pairs. Those of a sum of the left circuit are not met again below,
-    whatever it is paired with; those of an input are below its pairs with sums.
+    Nodes over one variable are named after their pairs. Those of a sum of the left circuit are not
+    met again below, whatever it is paired with; those of an input are below its pairs with sums.
     """
     named = set(product.node_names.values())
     of_scope = defaultdict(list)
     for node, name in right.node_names.items():
         of_scope[node.scope.bits].append((node, name))
     for node, own in left.node_names.items():
-        for other, its in of_scope[node.scope.bits]:
+        for other, its in of_scope[node.scope.bits] if _is_weighable(node) else ():
             inputs = isinstance(node, pc.Input) and isinstance(other, pc.Input)
             name = f"{own} * {its}"
             if (inputs or isinstance(node, pc.Sum)) and name in named:
                 yield _Pair(name, own, its, node.num_units, other.num_units, inputs)
+
+
+def _is_weighable(node: Any) -> bool:
+    return len(node.scope) == 1 and isinstance(node, pc.Input | pc.Sum)
 
 
 def _telling(shapes: Shapes) -> dict[str, Tensor]:

@@ -30,10 +30,10 @@ def multiply(first: WeightedCircuit, second: WeightedCircuit) -> WeightedCircuit
     of them (Vergari et al., "A compositional atlas of tractable circuit operations for
     probabilistic inference", NeurIPS 2021, theorem 3.1 and algorithm 3). Pairs that are zero
     everywhere are left out. Pairs of tied nodes are tied, and a product without weights on either
-    side, such as of two logic circuits, has none. Inputs and sums are named after their pair, as in
-    "state_0 * input_3", and their units are all pairs, the second's fastest: so potentials over
-    a factor's units can be given to the product's. The result is not normalised; `normalise` does
-    that and gives the log of the sum. Cost: at most the product of the circuits' sizes.
+    side, such as of two logic circuits, has none. Inputs and sums over one variable are named after
+    their pair, as in "state_0 * input_3", and their units are all pairs, the second's fastest: so
+    potentials over a factor's units can be given to the product's. The result is not normalised;
+    `normalise` does that and gives the log of the sum. Cost: at most the product of the sizes.
 
     Args:
         first: A circuit.
@@ -186,7 +186,10 @@ class _Multiplication:
             self._assembler, parts, weight, table, mixing=both, name=self._name(pair)
         )
 
-    def _name(self, pair: Pair) -> str:
+    def _name(self, pair: Pair) -> str | None:
+        """What a pair over one variable is called; products that are regrouped have no name."""
+        if len(pair[0].scope) > 1:
+            return None
         sides = zip(self._sides, pair, strict=True)
         return " * ".join(weighted.circuit.node_names[node] for weighted, node in sides)
 

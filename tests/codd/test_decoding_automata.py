@@ -419,7 +419,7 @@ def test_potentials_of_units_are_carried_to_pairs_of_units(part: Slice) -> None:
         return torch.randn(len(words), *shape, generator=random, dtype=torch.float64)
 
     names = {name: node for node, name in left.circuit.node_names.items()}
-    chosen = ["state_0", "state_1", "gated_step_0", "root"]
+    chosen = ["state_0", "state_1"]
     chosen += [n for n, node in names.items() if isinstance(node, pc.Input)][2:4]
     own = {name: spread(names[name].num_units) for name in chosen}
     its = part.latent(spread(4), spread(4))
@@ -435,6 +435,7 @@ def test_potentials_of_units_are_carried_to_pairs_of_units(part: Slice) -> None:
     torch.testing.assert_close(values[0], values[1] + values[2], rtol=1e-9, atol=1e-9)
     assert bool(values[0].isfinite().any()) and bool(values[0].isneginf().any())
     with refused(
-        "constraint: expected latent potentials of inputs and sums, found some of 'suffix_0'"
+        "constraint: expected latent potentials of inputs and of sums over one token, found some "
+        "of 'root'"
     ):
-        product.latent({"suffix_0": torch.zeros(1, 2), **own}, {})
+        product.latent({"suffix_0": torch.zeros(1, 3), "root": torch.zeros(1, 1), **own}, {})
