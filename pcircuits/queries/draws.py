@@ -65,6 +65,11 @@ def draw(logits: Tensor, temperature: float, generator: torch.Generator | None) 
     """Index of the last axis drawn in proportion to exp(logits / temperature)."""
     if temperature == 0:
         return logits.argmax(-1)
+    if logits.device.type == "cpu" and logits.numel() >= _MANY_CANDIDATES:
+        # Imported where it is used: numba takes its time to import.
+        from pcircuits.execute.numba.race import winners
+
+        return winners(logits, temperature, generator)
     # The largest of logit + Gumbel noise has the softmax's law; in this form noise is exponential.
     noise = torch.empty_like(logits).exponential_(generator=generator)
     sharpened = logits if temperature == 1 else logits / temperature

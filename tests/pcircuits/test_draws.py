@@ -7,6 +7,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from pcircuits.execute.numba import race
 from pcircuits.execute.weights import Weights
 from pcircuits.queries import draws
 
@@ -89,6 +90,38 @@ def test_temperature_zero_takes_the_first_of_the_most_likely(
     picked = draws.draw_children(Weights(log), None, units, torch.zeros(5, dtype=int), 0.0, None)
 
     assert picked[units >= 0].tolist() == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("shape", [(3, 40, 17), (5, 1000), (2, 150_000), (300, 1)])
+def test_the_race_has_the_winners_that_all_its_noise_gives(
+    shape: tuple[int, ...], temperature: float, dtype: torch.dtype
+) -> None:
+    logits = _logits(*shape, seed=2).to(dtype)
+    generators = [torch.Generator().manual_seed(4) for _ in range(2)]
+
+    found = race.winners(logits, temperature, generators[0])
+
+    noise = -torch.rand(shape, generator=generators[1], dtype=torch.float64).neg().log1p()
+    scores = logits / temperature - noise.to(dtype).log()
+    assert torch.equal(found, scores.argmax(-1))
+    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+
+
+def test_draws_of_many_candidates_are_those_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples for one seed do not depend on whether they are compiled."""
+    logits = _logits(20, 50, 40, seed=5)
+    found = []
+    for number in WAYS.values():
+        monkeypatch.setattr(draws, "_MANY_CANDIDATES", number)
+        found.append(draws.draw(logits, 1.0, torch.Generator().manual_seed(0)))
+    assert torch.equal(*found)
+    _check(draws.draw(logits[:1, :1].expand(20, 50, -1), 1.0, None).flatten(), logits[0, 0])
+
+
+def test_where_nothing_is_possible_the_first_is_taken() -> None:
+    assert race.winners(torch.full((2, 3), -torch.inf), 1.0, None).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2.0**-53])
