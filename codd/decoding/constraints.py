@@ -115,13 +115,16 @@ class ConstrainedModel(WrappedModel):
         """The model's distribution given that the constraint holds; see `Decodable`.
 
         Raises:
-            DecodingError: If not all new tokens are in view, a window is not the sequence's last
-                where all are at once, or the model's circuit cannot be multiplied.
+            DecodingError: If not all new tokens are in view, nothing is allowed that has a
+                probability, a window is not the sequence's last where all are at once, or the
+                model's circuit cannot be multiplied.
         """
         if tokens.shape[1] < self._stop:
             raise DecodingError(
                 f"constraint: expected {self._stop} new tokens in view, found {tokens.shape[1]}"
             )
+        if valid is not None and not bool(valid[:, -self._stop :].all()):
+            raise DecodingError("constraint: expected no padding among the new tokens")
         begin = start - (tokens.shape[1] - self._stop)
         before, after = self._states(output, tokens[:, -self._stop :], begin)
         groups = self._groups(begin)
@@ -136,6 +139,20 @@ class ConstrainedModel(WrappedModel):
             return parts[0]
         return RowwiseDistribution(tuple(rows for rows, _ in groups), tuple(parts))
 
+    def alone(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
+        """The marginals of independent tokens given that the constraint holds for all of them.
+
+        Raises:
+            DecodingError: If it cannot hold.
+        """
+        messages = self._messages_on(tokens.device)
+        if messages is None:
+            return log_probs
+        masked = tokens == self.mask_id
+        scores = messages.scores(tokens, log_probs, masked)
+        _check_alive(messages.after(scores, torch.zeros_like(tokens[:, 0])).amax(1))
+        return torch.where(masked[..., None], messages.posterior(scores, log_probs), log_probs)
+
     def _states(self, output: DenoiserOutput, new: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) log-weights of the states before slices and after them.
 
@@ -144,24 +161,22 @@ class ConstrainedModel(WrappedModel):
             new: (B, n) new tokens in view.
             begin: (B,) first new token of each row's window; negative if it begins before them.
         """
-        if self._unrolled is None:
+        messages = self._messages_on(new.device)
+        if messages is None:
             return new.new_zeros(len(new), 0), new.new_zeros(len(new), 0)
-        if new.device not in self._messages:
-            self._messages[new.device] = AutomatonMessages.of(self._unrolled, new.device)
-        messages = self._messages[new.device]
         place = torch.arange(self._stop, device=new.device)
         first, stop = begin[:, None], begin[:, None] + self.window
         masked = (new == self.mask_id) & ((place < first) | (place >= stop))
         scores = messages.scores(new, output.logits[:, -self._stop :], masked)
         before = messages.before(scores, begin.clamp(min=self._first))
         after = messages.after(scores, (begin + self.window).clamp(min=0))
-        dead = (before.amax(1) + after.amax(1)).isneginf().nonzero()[:, 0].tolist()
-        if dead:
-            raise DecodingError(
-                f"constraint: nothing that is allowed has the fixed tokens of row {dead[0]} (of "
-                f"{len(dead)} such) and elsewhere tokens to which the denoiser gives a probability"
-            )
+        _check_alive(before.amax(1) + after.amax(1))
         return before, after
+
+    def _messages_on(self, device: torch.device) -> AutomatonMessages | None:
+        if self._unrolled is not None and device not in self._messages:
+            self._messages[device] = AutomatonMessages.of(self._unrolled, device)
+        return self._messages.get(device)
 
     def _groups(self, begin: Tensor) -> list[tuple[Tensor, Restriction]]:
         """Rows whose windows (B,) are restricted alike, and how."""
@@ -191,3 +206,17 @@ class ConstrainedModel(WrappedModel):
                 self._restrictions.pop(next(iter(self._restrictions)))
             self._restrictions[key] = Restriction(make())
         return self._restrictions[key]
+
+
+def _check_alive(weights: Tensor) -> None:
+    """Checks that nothing is impossible by log-weights (B,).
+
+    Raises:
+        DecodingError: If some row is.
+    """
+    dead = weights.isneginf().nonzero()[:, 0].tolist()
+    if dead:
+        raise DecodingError(
+            f"constraint: nothing that is allowed has the fixed tokens of row {dead[0]} (of "
+            f"{len(dead)} such) and elsewhere tokens to which the denoiser gives a probability"
+        )

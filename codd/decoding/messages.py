@@ -73,14 +73,7 @@ class AutomatonMessages:
 
     def before(self, scores: Tensor, places: Tensor) -> Tensor:
         """(B, S) log-weights of the states before places (B,), the largest of a row 0."""
-        message = scores.new_zeros(len(scores), 1)
-        every = [message]
-        for place in range(int(places.max())):
-            table = self.tables[place]
-            terms = message[:, table.sources] + scores[:, place, table.supports]
-            message = _gathered(terms, table.targets, self.unrolled.num_states[place + 1])
-            every.append(message)
-        return _at(every, places)
+        return _at(self._forward(scores, int(places.max())), places)
 
     def after(self, scores: Tensor, places: Tensor) -> Tensor:
         """(B, S) log-weights of the states before places (B,) by what is accepted from there.
@@ -88,15 +81,44 @@ class AutomatonMessages:
         What lies beyond the n tokens of the scores only has to be possible, as it is from every
         state.
         """
-        stop, first = scores.shape[1], int(places.min())
-        message = scores.new_zeros(len(scores), self.unrolled.num_states[stop])
-        every = [message]
+        backward = self._backward(scores, int(places.min()))
+        return _at(backward, scores.shape[1] - places)
+
+    def posterior(self, scores: Tensor, log_probs: Tensor) -> Tensor:
+        """(B, n, V) log-probability of each token given that all together are accepted.
+
+        Args:
+            scores: (B, n, D) of these tokens.
+            log_probs: (B, n, V) of each by itself.
+        """
+        length, count = scores.shape[1], len(self.supports)
+        before, after = self._forward(scores, length), self._backward(scores, 0)[::-1]
+        of_sets = [
+            _gathered(
+                before[i][:, table.sources] + after[i + 1][:, table.targets], table.supports, count
+            )
+            for i, table in enumerate(self.tables[:length])
+        ]
+        share = torch.stack(of_sets, dim=1).exp() @ self.allowed.double()  # (B, n, V)
+        return (log_probs + share.log().to(log_probs)).log_softmax(-1)
+
+    def _forward(self, scores: Tensor, stop: int) -> list[Tensor]:
+        """Messages to the states before each token up to `stop`, from the first."""
+        every = [scores.new_zeros(len(scores), 1)]
+        for place, table in enumerate(self.tables[:stop]):
+            terms = every[-1][:, table.sources] + scores[:, place, table.supports]
+            every.append(_gathered(terms, table.targets, self.unrolled.num_states[place + 1]))
+        return every
+
+    def _backward(self, scores: Tensor, first: int) -> list[Tensor]:
+        """Messages to the states before each token from `first` on, from the last."""
+        stop = scores.shape[1]
+        every = [scores.new_zeros(len(scores), self.unrolled.num_states[stop])]
         for place in reversed(range(first, stop)):
             table = self.tables[place]
-            terms = message[:, table.targets] + scores[:, place, table.supports]
-            message = _gathered(terms, table.sources, self.unrolled.num_states[place])
-            every.append(message)
-        return _at(every, stop - places)
+            terms = every[-1][:, table.targets] + scores[:, place, table.supports]
+            every.append(_gathered(terms, table.sources, self.unrolled.num_states[place]))
+        return every
 
 
 def _gathered(terms: Tensor, states: Tensor, count: int) -> Tensor:

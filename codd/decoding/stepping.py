@@ -25,6 +25,7 @@ from codd.decoding.samplers import SAMPLERS, Commitment
 from codd.decoding.scene import Draft, Memory, Scene
 from codd.decoding.selection import score, select
 from codd.decoding.windows import minimum_cover
+from codd.decoding.wrapped import WrappedModel
 from codd.denoisers.base import DenoiserOutput
 
 
@@ -124,8 +125,10 @@ class Stepper:
         """Chooses among all masked positions and draws the windows that cover the chosen."""
         region = self.options.region_length
         logits, candidates = draft.output.logits[:, -region:], masked[:, -region:]
-        log_probs = logits.log_softmax(dim=-1)
         visible, valid = draft.tokens[:, -region:], draft.scene.valid[:, -region:]
+        log_probs = logits.log_softmax(dim=-1)
+        if isinstance(self.model, WrappedModel):
+            log_probs = self.model.alone(log_probs, visible)
         single = FactorisedDistribution(log_probs, visible, valid & ~candidates, valid)
         quota, selected = self.options.quota, torch.zeros_like(masked)
         if quota is None or isinstance(quota, Budget):

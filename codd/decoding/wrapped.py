@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from torch import Tensor
 
 from codd.coupling.couplings import CouplingSettings
@@ -25,9 +27,27 @@ class WrappedModel:
         """The model for the new tokens from `first` to before `stop`.
 
         Decoding asks for it when it comes to them: those before are fixed, those after are out of
-        view. Itself, unless what it says of a window depends on that.
+        view.
         """
-        return self
+        if not isinstance(self.model, WrappedModel):
+            return self
+        found = copy(self)
+        found.model = self.model.region(first, stop)
+        return found
+
+    def alone(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
+        """What may be said of each new token by itself, where positions are chosen among them all.
+
+        Args:
+            log_probs: (B, N, V) the denoiser's log-probabilities.
+            tokens: (B, N) the new tokens, `mask_id` where masked.
+
+        Returns:
+            (B, N, V) log-probabilities.
+        """
+        if isinstance(self.model, WrappedModel):
+            return self.model.alone(log_probs, tokens)
+        return log_probs
 
     @property
     def mask_id(self) -> int:
