@@ -124,3 +124,34 @@ def test_gradients_of_permuted_operands_go_back() -> None:
     assert gradients.pop(1).flatten().tolist() == [30.0, 10.0]
     assert gradients.pop(0).flatten().tolist() == [40.0 + 20.0, 0.0, 20.0 + 10.0]
     assert own.order is not None
+
+
+@pytest.mark.parametrize("folds", [1, 2, 3])
+def test_the_gradient_of_tied_mixtures_is_the_sum_of_the_untied(folds: int) -> None:
+    """Unit by unit mixtures of one layer that share their weights."""
+
+    def gradients(tied: bool) -> list[Tensor]:
+        mixtures = []
+        for i in range(folds):
+            parts = [pc.Input(i, num_units=2, num_categories=3, name=f"{n}{i}") for n in "xy"]
+            name = "w" if tied else f"w{i}"
+            mixtures.append(pc.Sum(*parts, num_units=2, mixing=True, parameter=name))
+        product = mixtures[0] if folds == 1 else pc.Product(*mixtures)
+        plan = pc.compile_circuit(pc.Circuit(pc.Sum(product, num_units=1, name="root")))
+        random = torch.Generator().manual_seed(3)
+        own = {
+            name: torch.randn(shape, generator=random, dtype=torch.float64)
+            for name, shape in plan.circuit.parameter_shapes.items()
+            if not name.startswith("w")
+        }
+        shared = torch.randn(2, 2, generator=random, dtype=torch.float64)
+        weights = [shared.clone().requires_grad_() for _ in range(1 if tied else folds)]
+        names = ["w"] if tied else [f"w{i}" for i in range(folds)]
+        rows = pc.Evidence(torch.tensor([[0, 2, 1], [1, 1, 0]])[:, :folds])
+        every = {**own, **dict(zip(names, weights, strict=True))}
+        pc.forward(plan, every, rows, impl="eager").sum().backward()
+        return [weight.grad for weight in weights if weight.grad is not None]
+
+    (tied,), untied = gradients(True), gradients(False)
+    assert len(untied) == folds and bool(tied.abs().min() > 0)
+    torch.testing.assert_close(tied, torch.stack(untied).sum(0))

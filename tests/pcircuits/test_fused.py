@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -273,6 +277,31 @@ def test_compiled_code_multiplies_matrices(
         own.T if turned else own for own, turned in zip((left, right), transposed, strict=True)
     ]
     torch.testing.assert_close(out, sides[0] @ sides[1] + 2.0)
+
+
+def test_a_library_that_shows_no_routine_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "lib" / f"lib{name}_torch_cpu.so").parent.mkdir(exist_ok=True)
+        (tmp_path / "lib" / f"lib{name}_torch_cpu.so").touch()
+    shown = ctypes.CFUNCTYPE(None)(lambda: None)
+    libraries = iter((OSError("no library"), SimpleNamespace(), SimpleNamespace(sgemm_=shown)))
+
+    def load(path: str) -> Any:
+        assert Path(path).parent == tmp_path / "lib"
+        found = next(libraries)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(blas.torch, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(blas.ctypes, "CDLL", load)
+    address = blas.address_of.__wrapped__
+    assert address(torch.float32) == ctypes.cast(shown, ctypes.c_void_p).value
+    monkeypatch.setattr(blas.torch, "__file__", str(tmp_path / "lib" / "none.py"))
+    scipy = get_cython_function_address("scipy.linalg.cython_blas", "sgemm")
+    assert address(torch.float32) == scipy
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
