@@ -26,6 +26,7 @@ from tests.mutation.reach import Reach, Recorder
 from tests.mutation.replace import replace
 
 BUDGET = 20.0  # seconds of tests for a mutant, the quickest first
+UNSEEN_BUDGET = 90.0  # where machine code hides which tests run the line
 COMPILED = ("_jit", ".jit", "@compiled")  # machine code holds the code of other files, too
 QUIET = ["-x", "-q", "-s", "--tb=no", "--no-summary", "-p", "no:cacheprovider"]
 
@@ -69,7 +70,7 @@ class Trial:
         times, original, changed = path.stat(), path.read_text(encoding="utf-8"), mutant.code()
         tests = self._tests(mutant)
         seconds = 20.0 + 2.0 * sum(self._reach.seconds[test] for test in tests)
-        compiled = any(mark in original for mark in COMPILED)
+        compiled = _is_compiled(original)
         late = not compiled and not self._reach.at_import(mutant.file, mutant.line)
         if not tests:
             return False
@@ -86,7 +87,9 @@ class Trial:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # what was compiled holds
 
     def _tests(self, mutant: Mutant) -> list[str]:
-        return self._reach.tests(mutant.file, mutant.line, BUDGET)
+        path, line = mutant.file, mutant.line
+        hidden = self._reach.at_import(path, line) and _is_compiled(Path(path).read_text("utf-8"))
+        return self._reach.tests(path, line, UNSEEN_BUDGET if hidden else BUDGET)
 
     def _with(self, mutant: Mutant, changed: str, tests: list[str]) -> int:
         replace(mutant.file, mutant.line, changed)
@@ -100,6 +103,10 @@ class Trial:
             if self._session.testsfailed:
                 return 1
         return 0
+
+
+def _is_compiled(source: str) -> bool:
+    return any(mark in source for mark in COMPILED)
 
 
 def _in_a_new_process(tests: list[str], seconds: float, *, compiled: bool) -> int | None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import BackendError, EvidenceError
-from pcircuits.execute.fused import blas, table_kernels
+from pcircuits.execute.fused import blas, table_kernels, tables
 from pcircuits.execute.fused.evaluation import input_posteriors
 from pcircuits.execute.fused.forward import Evaluation
+from pcircuits.execute.weights import Weights
 
 Parameters = dict[str, Tensor]
 
@@ -316,6 +317,19 @@ def test_tables_are_exponentiated_to_the_last_place(dtype: type) -> None:
     columns.fill(np.nan)
     assert table_kernels.exponentiate_columns(log, columns)
     np.testing.assert_array_equal(columns.swapaxes(1, 2)[:, None], linear)
+
+
+@pytest.mark.parametrize("least, largest", [(-29.0, -0.5), (-29.0, 4.0), (-35.0, -0.25)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_table_knows_its_extreme_logarithms(
+    dtype: torch.dtype, least: float, largest: float
+) -> None:
+    """By the compiled pass, which takes logarithms up to 30, and by NumPy's."""
+    log = torch.linspace(least, largest, 51 * 40, dtype=dtype).reshape(1, 1, 51, 40)
+    found = tables.table_of(Weights(log), dtype)
+    assert found is not None and found.extremes == (log.min(), log.max())
+    np.testing.assert_allclose(found.linear, log.double().exp(), rtol=3e-7)
+    np.testing.assert_array_equal(found.columns[0], found.linear[0, 0].T)
 
 
 @pytest.mark.parametrize("entry", [31.0, -30.5, -np.inf, np.nan])
