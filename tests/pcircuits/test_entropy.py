@@ -13,6 +13,8 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import EvidenceError, StructureError
+from pcircuits.queries.decomposition import entropy_of
+from pcircuits.queries.determinism import determinism_of
 from tests.support.circuits import Draw, parameters_of
 from tests.support.evidence import Case, evidence_of, possible_part
 from tests.support.oracle import entropy, oracle_of
@@ -179,3 +181,28 @@ def test_numbers_of_samples_out_of_range_are_refused(num_samples: int) -> None:
         pc.queries.entropy(plan, parameters, num_samples=num_samples)
     with pytest.raises(EvidenceError, match=f"found {num_samples}"):
         pc.queries.kl_divergence(plan, parameters, plan, parameters, num_samples=num_samples)
+
+
+def test_an_impossible_category_has_no_share_of_the_gradient() -> None:
+    probabilities = torch.tensor([0.0, 0.25, 0.75], dtype=torch.float64).requires_grad_()
+    found = entropy_of(probabilities, 1)
+    found.backward()
+    assert probabilities.grad is not None
+    expected = torch.tensor([0.0, -math.log(0.25) - 1, -math.log(0.75) - 1], dtype=torch.float64)
+    torch.testing.assert_close(probabilities.grad, expected)
+
+
+def test_weights_of_zero_make_a_sum_deterministic() -> None:
+    """Where they are so in all examples; prepared parameters do not say."""
+    coin = pc.Input(0, num_units=2, num_categories=2, supports=((0,), (0, 1)))
+    plan = pc.compile_circuit(pc.Circuit(pc.Sum(coin, num_units=1, parameter="root")))
+    one, never = torch.tensor([-0.1, -0.2]), -torch.inf
+    for root, holds in (
+        (one, False),
+        (torch.tensor([never, 0.0]), True),
+        (torch.tensor([[never, 0.0], [never, -1.0]]), True),
+        (torch.tensor([[never, 0.0], [-1.0, 0.0]]), False),
+    ):
+        parameters = {"root": root}
+        assert determinism_of(plan, parameters).holds == holds
+        assert not determinism_of(plan, pc.prepare(plan, parameters)).holds

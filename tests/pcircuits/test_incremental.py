@@ -264,3 +264,22 @@ def test_a_tree_takes_one_path_for_each_variable(monkeypatch: pytest.MonkeyPatch
     assert taken(marginal(0)) == (0, 0)
     assert taken(marginal(1)) == (0, 1)
     assert taken(found.log_value) == (2, 0)
+
+
+@pytest.mark.parametrize("family", ["path", "tree"])
+def test_nothing_of_a_conditioner_is_differentiated(family: str) -> None:
+    """Neither parameters nor potentials: what it keeps is written to."""
+    families = {"path": pc.families.hmm(3, 2, 3), "tree": pc.families.binary_tree(3, 2, 3)}
+    plan = pc.compile_circuit(families[family])
+    parameters = {
+        name: weights.requires_grad_()
+        for name, weights in pc.random_parameters(plan, seed=0, dtype=torch.float64).items()
+    }
+    potentials = torch.randn(2, 3, 3, dtype=torch.float64).requires_grad_()
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    evidence = pc.Evidence(nothing.long(), nothing, potentials)
+    found = Conditioner(plan, parameters, evidence)
+    answers = [found.log_value(), found.marginals()]
+    found.fix(torch.tensor([0, 2]), torch.tensor([1, 2]))
+    answers += [found.log_value(), found.marginals(), found.marginal(torch.tensor([1, 1]))]
+    assert not any(answer.requires_grad for answer in answers)
