@@ -53,11 +53,13 @@ class Reading:
         source: (F, B, K) log-values, or with `values` the layer's (G, 1, K, V) log-weights.
         values: (F, B) observed categories; None where the source holds the values themselves.
         weights: The weights whose logarithms are the source; None without `values`.
+        often: Whether a copy of the whole table costs no more than the values.
     """
 
     source: Tensor
     values: Tensor | None = None
     weights: Weights | None = None
+    often: bool = False
 
     @property
     def batch_size(self) -> int:
@@ -124,15 +126,14 @@ def leaf_readings(
         prepared: The parameters.
         evidence: The evidence.
         latent: Layer -> (F, B, K) latent log-potentials.
-        tables: Whether layers may be read from their whole tables: those whose variables are all
-            observed, so often that a table in linear space costs no more than the values.
+        tables: Whether layers whose variables are all observed are to be read from their tables.
     """
     observation = observe(evidence, joint_batch_size(prepared, evidence), prepared.dtype)
     readings: dict[int, Reading] = {}
     for i in plan.input_layers:
         layer, own = plan.layers[i], prepared.weights[i]
         assert isinstance(layer, InputLayer) and isinstance(own, Weights)
-        if tables and i not in latent and _is_read_often(layer, own, observation):
+        if tables and i not in latent and _is_all_observed(own, observation):
             readings[i] = _table_reading(plan, layer, own, observation)
             continue
         value = input_values(plan, layer, own, observation)
@@ -140,12 +141,9 @@ def leaf_readings(
     return readings
 
 
-def _is_read_often(layer: InputLayer, weights: Weights, observation: Observation) -> bool:
-    groups, examples, _, categories = weights.log.shape
-    if observation.values is None or observation.observed is not None or examples > 1:
-        return False
-    reads = len(layer.variables) * observation.values.shape[1]
-    return reads > _COPY_SHARE * groups * categories
+def _is_all_observed(weights: Weights, observation: Observation) -> bool:
+    complete = observation.values is not None and observation.observed is None
+    return complete and weights.log.shape[1] == 1
 
 
 def _table_reading(
@@ -154,7 +152,9 @@ def _table_reading(
     assert observation.values is not None
     index = _variables(plan, layer, weights.log.device)
     values = observation.values if isinstance(index, slice) else observation.values[index]
-    return Reading(weights.log, values, weights)
+    groups, _, _, categories = weights.log.shape
+    often = values.numel() > _COPY_SHARE * groups * categories
+    return Reading(weights.log, values, weights, often)
 
 
 def joint_batch_size(prepared: PreparedParameters, evidence: Evidence) -> int:

@@ -92,6 +92,29 @@ def test_weights_beyond_the_range_of_float32_are_computed_in_float64(
         torch.testing.assert_close(leaf.grad.double(), expected[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("homogeneous", [True, False])
+@pytest.mark.parametrize("factor", [1.0, 20.0])
+def test_few_columns_of_large_tables_are_read_alone(homogeneous: bool, factor: float) -> None:
+    """Sums in float64, where weights need it, of inputs whose table stays in float32."""
+    plan = pc.compile_circuit(pc.families.hmm(4, 5, 300, homogeneous=homogeneous))
+    parameters = pc.random_parameters(plan, seed=0)
+    for name in parameters:
+        if name.startswith("transition"):
+            parameters[name] = (factor * 3.0 * parameters[name]).log_softmax(-1)
+    # Two variables share a category, and two rows: what both add to is one column.
+    values = torch.tensor([[7, 7, 299, 0], [7, 1, 299, 2], [150, 7, 299, 0]])
+    found = value_and_gradients(plan, parameters, values, "fused")
+    double = {name: own.double() for name, own in parameters.items()}
+    expected = value_and_gradients(plan, double, values, "reference")
+    for name, own in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name].double(), own, rtol=1e-5, atol=1e-5, msg=name)
+    second = second_gradients(plan, parameters, pc.Evidence(values), "fused")
+    reference = second_gradients(plan, double, pc.Evidence(values), "eager")
+    for one, other in zip(second, reference, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+
+
 def test_posteriors_and_second_gradients_in_float64() -> None:
     plan, parameters, values = sharp_inputs("chain")
     sharp = {**parameters, "transition": (5.0 * parameters["transition"]).log_softmax(-1)}

@@ -115,6 +115,8 @@ def _call(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> _Call
 def _reading_in_double(reading: Reading) -> Reading:
     if reading.weights is None:
         return replace(reading, source=reading.source.double())
+    if not reading.often:
+        return reading  # what is read of it is converted, not all of a large table
     weights = in_double(reading.weights)
     return replace(reading, source=weights.log, weights=weights)
 
@@ -147,7 +149,8 @@ class _Call:
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
         """(B,) log-values by ordinary operations on the tensors."""
         sources = dict(zip(self.readings, tensors, strict=False))
-        leaves = {i: reading.log(sources[i]) for i, reading in self.readings.items()}
+        dtype = self.weights.dtype
+        leaves = {i: own.log(sources[i]).to(dtype) for i, own in self.readings.items()}
         logs = zip(self.tables, tensors[len(sources) :], strict=True)
         made = [type(own)(log) for own, log in logs]
         weights = {

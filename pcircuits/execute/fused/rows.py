@@ -14,7 +14,12 @@ from torch import Tensor
 from pcircuits.execute.fused.down_kernels import ADDS, FILLS
 from pcircuits.execute.fused.memory import NUMBERS, array_of
 from pcircuits.execute.fused.program import Program
-from pcircuits.execute.fused.table_kernels import exponentiate_columns, transpose
+from pcircuits.execute.fused.table_kernels import (
+    add_columns,
+    exponentiate_columns,
+    pick_columns,
+    transpose,
+)
 from pcircuits.execute.inputs import Reading
 from pcircuits.execute.weights import Weights
 
@@ -46,7 +51,7 @@ def input_rows(
 ) -> dict[int, InputRows]:
     """Units -> rows of the inputs with so many; none where there is no such input."""
     return {
-        units: _joined([readings[i] for i in program.inputs[units]])
+        units: _joined([readings[i] for i in program.inputs[units]], dtype)
         if units in program.inputs
         else _no_rows(units, dtype)
         for units in program.input_folds
@@ -59,10 +64,10 @@ def _no_rows(units: int, dtype: torch.dtype) -> InputRows:
     return InputRows(values, np.empty(0), np.empty(0, np.int64), in_table=False)
 
 
-def _joined(readings: list[Reading]) -> InputRows:
-    if len(readings) == 1 and readings[0].values is not None:
+def _joined(readings: list[Reading], dtype: torch.dtype) -> InputRows:
+    if len(readings) == 1 and readings[0].often:
         return InputRows(*_table(readings[0]), _columns(readings[0]), in_table=True)
-    parts, scales = zip(*map(_read, readings), strict=True)
+    parts, scales = zip(*(_read(own, dtype) for own in readings), strict=True)
     values = parts[0] if len(parts) == 1 else np.concatenate(parts)
     scale = scales[0] if len(scales) == 1 else np.concatenate(scales)
     return InputRows(values, scale, np.arange(len(values)), in_table=False)
@@ -78,16 +83,32 @@ def _columns(reading: Reading) -> np.ndarray:
     return values.reshape(-1)
 
 
-def _read(reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+def _read(reading: Reading, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(F * B, K) rows and their scales."""
-    if reading.values is not None:
+    if reading.often:
         (table, tops), columns = _table(reading), _columns(reading)
         return table[columns], tops[columns]
-    # Compiled code reads whole rows: columns of a table that were picked are turned first.
-    log = reading.source.detach().flatten(0, 1).contiguous()
+    # Compiled code reads whole rows.
+    log = _picked(reading) if reading.values is not None else reading.source.detach().flatten(0, 1)
+    log = log.to(dtype).contiguous()
     top = log.amax(-1, keepdim=True)
     finite = top.clamp_min(torch.finfo(log.dtype).min)
     return (log - finite).exp_().numpy(), top[:, 0].double().numpy()
+
+
+def _picked(reading: Reading) -> Tensor:
+    """(F * B, K) columns of a table that are read, as rows."""
+    log = np.ascontiguousarray(reading.source.detach().numpy())
+    columns = _of_each_table(reading)
+    out = np.empty((*columns.shape, log.shape[2]), log.dtype)
+    pick_columns(log, columns, out)
+    return torch.from_numpy(out).flatten(0, 1)
+
+
+def _of_each_table(reading: Reading) -> np.ndarray:
+    """(G, F * B / G) columns of each table that are read."""
+    assert reading.values is not None, "there is a table to be read"
+    return np.ascontiguousarray(reading.values.numpy()).reshape(len(reading.source), -1)
 
 
 _TABLES: WeakKeyDictionary[Weights, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
@@ -184,6 +205,11 @@ def _of_rows(reading: Reading, flow: np.ndarray) -> Tensor:
     """Gradient of a source from the (F * B, K) gradient of the log-values."""
     if reading.values is None:
         return torch.from_numpy(flow.reshape(reading.source.shape))
+    if not reading.often:
+        out = torch.empty(reading.source.shape, dtype=reading.source.dtype)
+        columns = _of_each_table(reading)
+        add_columns(flow.reshape(*columns.shape, -1), columns, out.numpy())
+        return out
     groups, _, units, categories = reading.source.shape
     total = torch.zeros((groups * categories, units), dtype=reading.source.dtype)
     total.index_add_(0, torch.from_numpy(_columns(reading)), torch.from_numpy(flow))

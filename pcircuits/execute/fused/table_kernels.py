@@ -150,3 +150,36 @@ def transpose(source: Array, out: Array) -> None:
         for c in range(columns):
             for r in range(whole, rows):
                 out[g, c, r] = source[g, r, c]
+
+
+@compiled
+def pick_columns(tables: Array, columns: Array, out: Array) -> None:
+    """Columns of tables as rows.
+
+    Args:
+        tables: (G, 1, R, C).
+        columns: (G, n) which of each table.
+        out: (G, n, R) filled with them.
+    """
+    for g in range(len(tables)):
+        for r in range(tables.shape[2]):
+            row = tables[g, 0, r]
+            for n in range(columns.shape[1]):
+                out[g, n, r] = row[columns[g, n]]
+
+
+@compiled
+def add_columns(source: Array, columns: Array, tables: Array) -> None:
+    """Tables of zeros to which rows are added as columns: the gradient of `pick_columns`.
+
+    Args:
+        source: (G, n, R).
+        columns: (G, n).
+        tables: (G, 1, R, C) filled, a row at a time, which stays in the cache.
+    """
+    for g in range(len(tables)):
+        for r in range(tables.shape[2]):
+            row = tables[g, 0, r]
+            row[:] = 0.0
+            for n in range(columns.shape[1]):
+                row[columns[g, n]] += source[g, n, r]
