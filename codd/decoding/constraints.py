@@ -29,7 +29,7 @@ from codd.denoisers.base import DenoiserOutput
 from codd.errors import DecodingError
 
 # Windows of different slices whose products are kept; each holds a copy of the circuit's weights.
-_MOST_KEPT = 32
+_MOST_KEPT = 16
 
 
 class ConstrainedModel(WrappedModel):
@@ -47,7 +47,7 @@ class ConstrainedModel(WrappedModel):
     are. The denoiser's output alone ("factorised") has the constraint itself as its circuit.
 
     Args:
-        model: A model.
+        model: A model that is not constrained.
         constraint: A circuit without parameters over all N new tokens, the last of the sequence,
             that is 1 where they are allowed and 0 elsewhere. It has to be right-linear, as those
             of `automaton` and `regular_expression` are.
@@ -55,8 +55,8 @@ class ConstrainedModel(WrappedModel):
             every constraint that can be multiplied with the model's circuit will do.
 
     Raises:
-        DecodingError: If the constraint has parameters, is not right-linear, the new tokens do not
-            stay in view, or the constraint has other categories than the model.
+        DecodingError: If the model is constrained, or the constraint has parameters, other
+            categories than the model, is not right-linear, or new tokens do not stay in view.
 
     Examples:
         New tokens that are eight digits:
@@ -74,6 +74,10 @@ class ConstrainedModel(WrappedModel):
     def __init__(self, model: Decodable, constraint: pc.Circuit, *, at_once: bool = False) -> None:
         super().__init__(model)
         length = constraint.num_variables
+        if isinstance(model, ConstrainedModel):
+            raise DecodingError(
+                "constraint: expected a model without one, found a ConstrainedModel"
+            )
         if constraint.parameter_shapes:
             raise DecodingError(
                 f"constraint: expected a circuit without parameters, found "

@@ -226,6 +226,8 @@ def free(length: int, size: int) -> pc.Circuit:
 def test_constraints_fit_their_model_or_are_refused() -> None:
     model = model_of()
     size = model.num_categories
+    with refused("constraint: expected a model without one, found a ConstrainedModel"):
+        ConstrainedModel(ConstrainedModel(model, free(8, size)), free(8, size))
     with refused("constraint: expected a circuit without parameters, found 3"):
         ConstrainedModel(model, pc.families.hmm(8, 2, size))
     with refused(f"constraint: expected the model's {size} categories, found {size + 1}"):
