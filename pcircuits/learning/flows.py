@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -93,7 +94,7 @@ def maximise(
             smoothed = count + pseudocount * _uniform(plan, name, old)
         totals = row_totals(plan, name, smoothed)
         found[name] = _logarithm(smoothed) - _logarithm(totals)
-        if float(totals.min()) == 0:
+        if _least(totals) <= 0:
             found[name] = torch.where(totals == 0, old, found[name])
     return found
 
@@ -104,6 +105,11 @@ def _logarithm(numbers: Tensor) -> Tensor:
     # Many counts are zero: PyTorch's logarithm takes thirty times as long where they are.
     with np.errstate(divide="ignore"):
         return torch.from_numpy(np.log(numbers.detach().numpy()))
+
+
+def _least(numbers: Tensor) -> float:
+    """Least number; -inf on a GPU, where a look at one would wait for all that is computed."""
+    return float(numbers.detach().min()) if numbers.device.type == "cpu" else -math.inf
 
 
 def log_prior(plan: Plan, parameters: Mapping[str, Tensor], pseudocount: float) -> Tensor:
@@ -130,7 +136,7 @@ def log_prior(plan: Plan, parameters: Mapping[str, Tensor], pseudocount: float) 
 def _uniform(plan: Plan, name: str, log_weights: Tensor) -> Tensor:
     """One over the number of non-zero weights of each distribution; 0 where the weight is zero."""
     rows = plan.parameter_rows[name]
-    if isinstance(rows, int) and float(log_weights.detach().min()) > -torch.inf:
+    if isinstance(rows, int) and _least(log_weights) > -math.inf:
         return log_weights.new_full((), 1 / rows)
     alive = (log_weights.detach() != -torch.inf).to(log_weights.dtype)
     return alive / row_totals(plan, name, alive)

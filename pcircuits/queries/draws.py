@@ -40,8 +40,8 @@ def draw_children(
     """
     units = units.clamp_min(0)
     log = weights.log
-    below = log.shape[:3] if values is None else (*values.shape[:2], 1)
-    folds, examples, rows = torch.broadcast_shapes(log.shape[:3], below)
+    folds, examples = (log if values is None else values).shape[:2]
+    rows = log.shape[2]
     shared = units.numel() > folds * examples * rows
     if shared and units.numel() * log.shape[3] >= _MANY_CANDIDATES:
         table = log if values is None else log + values[:, :, None]
