@@ -67,11 +67,6 @@ class Unrolled:
             moves.append(tuple(Move(i, supports.number(o), number[rest]) for i, o, rest in found))
         return cls(circuit.num_categories, tuple(supports.known), tuple(moves))
 
-    @property
-    def length(self) -> int:
-        """N."""
-        return len(self.moves)
-
     @cached_property
     def num_states(self) -> tuple[int, ...]:
         """Number of states before each token, and after the last."""

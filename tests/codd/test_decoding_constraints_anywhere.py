@@ -138,7 +138,10 @@ def test_whoever_wraps_a_constrained_model_asks_it_too() -> None:
         assert all(re.fullmatch("(ab1)*[ab]{2}", text) for text in texts)
     log_probs, tokens = torch.zeros(1, 8, SIZE), torch.full((1, 8), MASK)
     assert bool((own.alone(log_probs, tokens)[0, 2, :2] == -torch.inf).all())
-    assert WrappedModel(model).alone(log_probs, tokens) is log_probs
+    plain = WrappedModel(model)
+    assert plain.alone(log_probs, tokens) is log_probs and plain.region(0, 4) is plain
+    at_once = ConstrainedModel(model, constraint_of("[ab]*", WINDOW), at_once=True)
+    assert at_once.alone(log_probs, tokens) is log_probs  # its windows say it themselves
 
 
 def test_padding_among_the_new_tokens_is_refused() -> None:
