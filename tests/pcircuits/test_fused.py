@@ -96,7 +96,7 @@ def test_weights_beyond_the_range_of_float32_are_computed_in_float64(
 @pytest.mark.parametrize("factor", [1.0, 20.0])
 def test_few_columns_of_large_tables_are_read_alone(homogeneous: bool, factor: float) -> None:
     """Sums in float64, where weights need it, of inputs whose table stays in float32."""
-    plan = pc.compile_circuit(pc.families.hmm(4, 5, 300, homogeneous=homogeneous))
+    plan = pc.compile_circuit(pc.families.hmm(4, 19, 300, homogeneous=homogeneous))
     parameters = pc.random_parameters(plan, seed=0)
     for name in parameters:
         if name.startswith("transition"):

@@ -161,11 +161,17 @@ def pick_columns(tables: Array, columns: Array, out: Array) -> None:
         columns: (G, n) which of each table.
         out: (G, n, R) filled with them.
     """
+    rows = tables.shape[2]
+    whole = rows - rows % _ROWS
     for g in range(len(tables)):
-        for r in range(tables.shape[2]):
-            row = tables[g, 0, r]
+        for first in range(0, whole, _ROWS):
             for n in range(columns.shape[1]):
-                out[g, n, r] = row[columns[g, n]]
+                c = columns[g, n]
+                for r in range(_ROWS):
+                    out[g, n, first + r] = tables[g, 0, first + r, c]
+        for n in range(columns.shape[1]):
+            for r in range(whole, rows):
+                out[g, n, r] = tables[g, 0, r, columns[g, n]]
 
 
 @compiled
