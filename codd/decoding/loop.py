@@ -19,7 +19,7 @@ from codd.decoding.checks import check_constraint, check_prompts, check_sequence
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.endings import text_lengths
 from codd.decoding.engine import decode
-from codd.decoding.options import DecodingOptions
+from codd.decoding.options import DecodingOptions, usual_block
 from codd.decoding.records import Generation, StepRecord
 from codd.decoding.revision import Revision, revision_from_text
 from codd.decoding.rules import Quota, quota_from_text
@@ -78,7 +78,7 @@ def generate(
             process itself; with `steps`, which some rows may not need.
         mode: "block" or "full".
         block_length: Tokens of a block in mode "block", a divisor of N; None for the model's own,
-            or for all new tokens if they are fewer or under a constraint.
+            or all new tokens if they are fewer, or constrained and within the window.
         selection: "random", "low_confidence" (the default), "margin", "entropy" or
             "left_to_right": which positions come first.
         sampler: "exact", "latent", "any_order" or "map": how tokens of one step are drawn together;
@@ -282,8 +282,8 @@ def _continue(
     if said["new_tokens"] is None:
         raise DecodingError("new_tokens: expected how many tokens to generate, found None")
     if said["mode"] in (None, "block") and said["block_length"] is None:
-        longest = model.block if constraint is None else said["new_tokens"]
-        said["block_length"] = min(longest, said["new_tokens"])
+        constrained = constraint is not None
+        said["block_length"] = usual_block(model, said["new_tokens"], constrained=constrained)
     history = bool(said.pop("record_history"))
     if said["stop"] is not None:
         said["stop"] = tuple(tuple(sequence) for sequence in said["stop"])

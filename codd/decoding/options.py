@@ -263,6 +263,12 @@ class DecodingOptions:
             raise DecodingError(f"mask_ratio_limit: expected 0 to 1, found {limit}")
 
 
+def usual_block(model: Decodable, new_tokens: int, *, constrained: bool) -> int:
+    """The block length where none is asked for; what is constrained is one block if it can be."""
+    longest = model.window if constrained and new_tokens <= model.window else model.block
+    return min(longest, new_tokens)
+
+
 def _finite(name: str, found: float) -> None:
     if not math.isfinite(found) or found < 0:
         raise DecodingError(f"{name}: expected a finite number of at least 0, found {found}")

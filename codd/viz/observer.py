@@ -21,6 +21,7 @@ from codd.decoding.base import Decodable
 from codd.decoding.checks import check_constraint
 from codd.decoding.constraints import ConstrainedModel
 from codd.decoding.loop import generate
+from codd.decoding.options import usual_block
 from codd.decoding.records import StepRecord
 from codd.decoding.wrapped import WrappedModel
 from codd.denoisers.base import DenoiserOutput
@@ -86,7 +87,8 @@ def record(
     length = model.block if new_tokens is None else new_tokens
     region = length
     if mode == "block":
-        region = block_length or (min(model.block, length) if constraint is None else length)
+        constrained = constraint is not None
+        region = block_length or usual_block(model, length, constrained=constrained)
     given: Decodable = model
     if constraint is not None:
         check_constraint(constraint, length)

@@ -236,6 +236,16 @@ def test_a_block_is_the_free_joint_of_what_can_be_completed(
     assert 0 < int(allowed.sum()) < len(allowed)
 
 
+def test_more_tokens_than_the_window_are_decoded_in_blocks(model: CoupledModel) -> None:
+    pattern = "(a|b1)*1"
+    constraint = pc.families.regular_expression(pattern, 2 * LENGTH, [*TEXTS[:-1], None])
+    assert model.window < 2 * LENGTH
+    found = generate(model, rows([]) * 50, 2 * LENGTH, 4, constraint=constraint)
+    texts = ["".join(TEXTS[t] for t in row) for row in found.completions.tolist()]
+    assert all(re.fullmatch(pattern, text) for text in texts) and len(set(texts)) > 5
+    assert max(found.fixed_at[:, :LENGTH].flatten()) < min(found.fixed_at[:, LENGTH:].flatten())
+
+
 def test_patterns_are_texts_for_a_model_with_a_vocabulary(model: CoupledModel) -> None:
     texts = model.generate(["a", "b1"], new_tokens=LENGTH, steps=2, constraint=PATTERN, seed=4)
     assert all(re.fullmatch(f"(a|b1){PATTERN}", text) for text in texts)
