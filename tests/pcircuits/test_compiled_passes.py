@@ -114,6 +114,23 @@ def test_observed_rows_equal_the_oracle(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [1.0, 300.0])
+def test_sums_and_products_of_any_number_of_children(spread: float, dtype: torch.dtype) -> None:
+    """Loops take terms four at a time and factors two at a time, and then the rest."""
+    for count in range(1, 14):
+        terms = [
+            pc.Product(*(pc.Input(i, num_units=1, num_categories=2) for i in range(count)))
+            for _ in range(count)
+        ]
+        circuit = pc.Circuit(pc.Sum(*terms, num_units=1))
+        plan = pc.compile_circuit(circuit)
+        parameters = pc.random_parameters(plan, seed=count, spread=spread, dtype=torch.float64)
+        # Log-values of hundreds of nats carry the rounding of their size.
+        exact = {"rtol": 1e-5, "atol": 1e-6 * spread * count} if dtype == torch.float32 else DOUBLE
+        check(plan, parameters, pc.Evidence(random_rows(circuit, 19, count)), dtype, exact, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @given(scalar_circuits(), SEEDS, st.sampled_from([20.0, 200.0, 3000.0]))
 @settings(max_examples=60)
 def test_extreme_weights_and_potentials(
