@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcircuits.execute import weights as module
+from pcircuits.execute.listed import listed_products
 from pcircuits.execute.weights import (
     EdgeWeights,
     Weights,
@@ -167,3 +168,23 @@ def test_weights_without_their_graph_are_themselves_or_detached() -> None:
         assert not learned.detached().log.requires_grad
     learned = Weights(torch.tensor([[[[1.0, 3.0]]]], requires_grad=True))
     assert learned.extremes == (1.0, 3.0) == learned.detached().extremes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_listed_products_that_underflow_are_redone_entry_by_entry(dtype: torch.dtype) -> None:
+    """Where what a message says is likely is impossible by the weights, and the other way round."""
+    far = -80.0 if dtype == torch.float32 else -720.0
+    log = torch.tensor([[0.0, far, -1.0, -torch.inf], [far, 0.0, -2.0, -torch.inf]], dtype=dtype)
+    messages = torch.tensor([[0.0, far], [far, 0.0], [-3.0, -0.5]], dtype=dtype).requires_grad_()
+    categories = torch.tensor([[1, 0, 3, 2], [0, 1, 3, 2], [0, 3, 1, 1]])
+    found = listed_products(Weights(log[None, None]), messages, categories)
+    wide = messages.detach().double().requires_grad_()
+    terms = wide[:, None] + log.double().T[categories]
+    expected = terms.logsumexp(-1)
+    assert found.dtype == dtype and int(expected.isneginf().sum()) == 3
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    alive = ~expected.isneginf()
+    found[alive].sum().backward()
+    terms[alive].logsumexp(-1).sum().backward()
+    assert messages.grad is not None and wide.grad is not None
+    torch.testing.assert_close(messages.grad.double(), wide.grad, rtol=1e-5, atol=1e-6)
