@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -50,11 +50,11 @@ def latent_marginals(
     """
     check_evidence(plan, evidence)
     prepared = prepare_for(plan, parameters, evidence).detach()
-    _check_nodes(plan, nodes)
+    places = _places(plan, nodes)
     if not nodes:
         return {}
-    if _are_inputs(plan, nodes) and choose(plan, prepared, evidence).implementation == "fused":
-        return _input_posteriors(plan, prepared, evidence, nodes)
+    if _are_inputs(plan, places) and choose(plan, prepared, evidence).implementation == "fused":
+        return _input_posteriors(plan, prepared, evidence, places)
     with torch.enable_grad():
         probes = _latent_probes(plan, prepared, nodes, joint_batch_size(prepared, evidence))
         given = dict(evidence.latent_log_potentials or {})
@@ -72,26 +72,35 @@ def latent_marginals(
     return {name: by_name[name] for name in nodes}
 
 
-def _check_nodes(plan: Plan, nodes: Sequence[str]) -> None:
-    for name in nodes:
-        if name not in plan.places:
-            raise EvidenceError(f"the circuit has no node {name!r}; it has {list(plan.places)[:8]}")
+def _places(plan: Plan, nodes: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Name -> layer and fold."""
+    places = plan.places
+    try:
+        return {name: places[name] for name in nodes}
+    except KeyError as error:
+        (name,) = error.args
+        raise EvidenceError(
+            f"the circuit has no node {name!r}; it has {list(places)[:8]}"
+        ) from error
 
 
-def _are_inputs(plan: Plan, nodes: Sequence[str]) -> bool:
-    return all(isinstance(plan.layers[plan.places[name][0]], InputLayer) for name in nodes)
+def _are_inputs(plan: Plan, places: Mapping[str, tuple[int, int]]) -> bool:
+    layers = {layer for layer, _ in places.values()}
+    return all(isinstance(plan.layers[layer], InputLayer) for layer in layers)
 
 
 def _input_posteriors(
-    plan: Plan, prepared: PreparedParameters, evidence: Evidence, nodes: Sequence[str]
+    plan: Plan,
+    prepared: PreparedParameters,
+    evidence: Evidence,
+    places: Mapping[str, tuple[int, int]],
 ) -> dict[str, Tensor]:
     # Imported where it is used: numba takes a second to import.
     from pcircuits.execute.fused.evaluation import input_posteriors
 
     log_z, found = input_posteriors(plan, prepared, evidence)
     require_possible(log_z)
-    places = plan.places
-    return {name: found[places[name][0]][places[name][1]] for name in nodes}
+    return {name: found[layer][fold] for name, (layer, fold) in places.items()}
 
 
 def _latent_probes(
