@@ -125,6 +125,10 @@ def test_sums_and_products_of_any_number_of_children(spread: float, dtype: torch
         circuit = pc.Circuit(pc.Sum(*terms, num_units=1))
         plan = pc.compile_circuit(circuit)
         parameters = pc.random_parameters(plan, seed=count, spread=spread, dtype=torch.float64)
+        if count == 13 and spread == 1.0:  # in linear space, single or double
+            single = {name: log.to(dtype) for name, log in parameters.items()}
+            level = 0 if dtype == torch.float32 else 1
+            assert levels_of(plan, single, pc.Evidence(random_rows(circuit, 19, count))) == {level}
         # Log-values of hundreds of nats carry the rounding of their size.
         exact = {"rtol": 1e-5, "atol": 1e-6 * spread * count} if dtype == torch.float32 else DOUBLE
         check(plan, parameters, pc.Evidence(random_rows(circuit, 19, count)), dtype, exact, exact)

@@ -50,6 +50,21 @@ def test_prepared_parameters_are_given_back_by_name(circuit: pc.Circuit, own: se
     assert torch.equal(pc.forward(plan, again, evidence), pc.forward(plan, given, evidence))
 
 
+def test_parameters_of_examples_are_repeated_example_by_example() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(2, 2, 3))
+    own = pc.random_parameters(plan, seed=0, dtype=torch.float64)
+    shared = pc.prepare(plan, own)
+    assert shared.repeat(3) is shared
+    (name, table), *_ = own.items()
+    each = pc.prepare(plan, {**own, name: torch.stack([table, table.flip(-1)])})
+    thrice = each.repeat(3)
+    assert (each.batch_size, thrice.batch_size) == (2, 6)
+    rows = pc.Evidence(torch.tensor([[0, 1], [2, 2]]))
+    sixfold = pc.Evidence(torch.tensor([[0, 1]] * 3 + [[2, 2]] * 3))
+    expected = pc.forward(plan, each, rows).repeat_interleave(3)
+    torch.testing.assert_close(pc.forward(plan, thrice, sixfold), expected)
+
+
 def test_the_seed_alone_decides_random_parameters() -> None:
     plan = pc.compile_circuit(GATED)
 
