@@ -147,6 +147,25 @@ def test_messages_are_sums_over_all_that_may_stand_there(place: int) -> None:
         assert bool((weights[:, expected.shape[1] :] == 0).all())
 
 
+def test_posteriors_are_those_of_the_words_that_are_accepted() -> None:
+    length = 5
+    messages = messages_of(Unrolled.of(automaton(length)))
+    tokens = torch.tensor([[1, 1, 0, 2, 1], [0, 1, 1, 1, 2], [0, 0, 1, 0, 0]])
+    free = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 1, 0, 1, 1]]).bool()
+    logits = torch.randn(3, length, SIZE, generator=torch.Generator().manual_seed(0)).double()
+    logits[0, :3, 0] = -torch.inf
+    fixed = torch.nn.functional.one_hot(tokens, SIZE).double()
+    chances = torch.where(free[..., None], logits.softmax(-1), fixed)
+    words = all_words(length)
+    words = words[torch.tensor([ends(0, word) in (0, 1) for word in words.tolist()])]
+    expected = torch.zeros(3, length, SIZE, dtype=torch.float64)
+    for place, token in itertools.product(range(length), range(SIZE)):
+        expected[:, place, token] = likelihoods(chances, words[words[:, place] == token])
+    expected /= expected.sum(-1, keepdim=True)
+    found = messages.posterior(messages.scores(tokens, logits, free), chances.log()).exp()
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
+
+
 def all_words(length: int) -> Tensor:
     words = list(itertools.product(range(SIZE), repeat=length))
     return torch.tensor(words, dtype=torch.int64).view(SIZE**length, length)
@@ -205,6 +224,13 @@ def test_what_does_not_go_from_left_to_right_is_no_automaton(root: Any) -> None:
     if root is circuit.root:
         with pytest.raises(DecodingError, match="at token 0"):
             branches(root, 0)
+
+
+def test_inputs_of_several_units_are_no_automaton() -> None:
+    both = pc.Input(0, num_units=2, num_categories=SIZE, supports=((0,), (1,)))
+    circuit = pc.Circuit(pc.Sum(both, num_units=1, weighted=False))
+    with pytest.raises(DecodingError, match=r"found Input\(0, units=2.* at token 0$"):
+        Unrolled.of(circuit)
 
 
 def test_tokens_without_a_text_of_their_own_do_not_match() -> None:

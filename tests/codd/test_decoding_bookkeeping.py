@@ -54,7 +54,7 @@ from tests.support.decoding import CountingModel, empty_prompts, mixture_model, 
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock's hands: every look at it comes at the next of these seconds."""
-    seconds: Iterator[float] = iter((10.0, 12.0, 20.0, 23.5, 30.0, 31.0))
+    seconds: Iterator[float] = iter((1.0, 3.0, 4.0, 7.5, 10.0, 11.0))
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
 
 

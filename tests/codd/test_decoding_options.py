@@ -42,6 +42,8 @@ def test_texts_end_at_the_first_end_before_which_nothing_is_masked() -> None:
     assert text_lengths(tokens, MASK, 9, ()).tolist() == [2, 4, 4, 4, 4]
     assert text_lengths(tokens, MASK, None, [(5, 6), (3,)]).tolist() == [4, 4, 3, 2, 2]
     assert text_lengths(tokens, MASK, None, [(1, 2, 3, 4, 5)]).tolist() == [4] * 5
+    later = torch.tensor([[9, 1, 2, 3, 4, 9], [1, 2, 3, 4, 9, 9], [1, 2, 3, 9, 4, 9]])
+    assert text_lengths(later, MASK, None, [(1, 2, 3, 4)]).tolist() == [5, 4, 6]
 
 
 @pytest.mark.parametrize("ends", [{"end_id": 5}, {"stop": [[4, 5]]}, {"eos_token_id": 5}])

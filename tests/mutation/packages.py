@@ -80,7 +80,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/codd/test_decoding_budgets.py",
         "tests/codd/test_decoding_model.py",
         "tests/codd/test_decoding_caches.py",
+        "tests/codd/test_decoding_waiting.py",
         "tests/codd/test_decoding_constraints.py",
+        "tests/codd/test_decoding_constraints_anywhere.py",
         *_COMPILED,
     ),
 }
