@@ -100,7 +100,8 @@ def generate(
         stop: Token sequences that do the same.
         seed: Seed of everything random.
         capture: Records the coupling of a step once for each batch of windows, as a CUDA graph,
-            and replays it; for a static chain on a CUDA device, "exact" and "latent".
+            and replays it; for a static chain on a CUDA device, "exact" and "latent". The device is
+            waited for at the end alone, where a text that the circuit rules out is refused.
         callback: Called with the state after each step.
         record_history: Keeps the state after each step.
         log_probs: Records the log-probability of each token under its step's marginals.
