@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import pcircuits as pc
+from pcircuits.compile.plan import MixingLayer, num_folds
 from pcircuits.execute.backward import ValueGradients, WeightGradient
 from pcircuits.execute.layers import Read, Schedule, schedule_of
 from pcircuits.execute.weights import Weights
@@ -155,3 +156,25 @@ def test_the_gradient_of_tied_mixtures_is_the_sum_of_the_untied(folds: int) -> N
     (tied,), untied = gradients(True), gradients(False)
     assert len(untied) == folds and bool(tied.abs().min() > 0)
     torch.testing.assert_close(tied, torch.stack(untied).sum(0))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_gradients_of_mixtures_over_the_same_children(groups: int) -> None:
+    """Two mixtures read each pair of parts; they are evaluated together, all pairs at once."""
+    mixed = []
+    for i in range(groups):
+        parts = [pc.Input(i, num_units=3, num_categories=4, name=f"{n}{i}") for n in "xy"]
+        mixed += [pc.Sum(*parts, num_units=3, mixing=True, name=f"{n}{i}") for n in "ab"]
+    branches = [pc.Product(*own) if groups > 1 else own[0] for own in (mixed[0::2], mixed[1::2])]
+    plan = pc.compile_circuit(pc.Circuit(pc.Sum(*branches, num_units=1)))
+    layers = [layer for layer in plan.layers if isinstance(layer, MixingLayer)]
+    assert [(layer.group_size, num_folds(layer)) for layer in layers] == [(2, 2 * groups)]
+    parameters = pc.random_parameters(plan, seed=1, spread=1.5, dtype=torch.float64)
+    rows = pc.Evidence(torch.tensor([[0, 3, 1], [2, 1, 1]])[:, :groups])
+    found = {}
+    for impl in ("eager", "reference"):
+        own = {name: weights.clone().requires_grad_() for name, weights in parameters.items()}
+        pc.forward(plan, own, rows, impl=impl).sum().backward()
+        found[impl] = {name: weights.grad for name, weights in own.items()}
+    for name, expected in found["reference"].items():
+        torch.testing.assert_close(found["eager"][name], expected, msg=name)

@@ -221,3 +221,24 @@ def test_a_sum_that_reads_one_node_several_times_is_no_chain() -> None:
     ]
     own = parameters[name].softmax(-1).flatten()
     torch.testing.assert_close(found.flatten(), -(own * own.log()).sum()[None])
+
+
+def test_each_step_of_a_chain_has_its_own_transition() -> None:
+    """Moves that are certain, and tokens that tell the state: there is one sample only."""
+    length, units = 6, 3
+    plan = pc.compile_circuit(pc.families.hmm(length, units, units, homogeneous=False))
+    moves = [[1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2], [2, 1, 0]]
+    one_hot = torch.eye(units)
+    parameters = {"initial": one_hot[2].log()}
+    parameters |= {f"transition_{t}": one_hot[move].log() for t, move in enumerate(moves)}
+    parameters |= {f"emission_{t}": one_hot.roll(t, 1).log() for t in range(length)}
+    states = [2]
+    for move in moves:
+        states.append(move[states[-1]])
+    passes = chain_passes(plan, parameters, impl="torch")
+    nothing = torch.zeros(1, length, dtype=torch.bool)
+    own = ChainWindow(torch.zeros(1, length, units), nothing.long(), nothing, None)
+    uniforms = torch.rand(1, 9, length, 2, generator=torch.Generator().manual_seed(0))
+    drawn = passes.sample(own, passes.messages(own), uniforms)
+    expected = [(state + t) % units for t, state in enumerate(states)]
+    assert drawn.tolist() == [[expected] * 9]

@@ -134,6 +134,26 @@ def test_posteriors_and_second_gradients_in_float64() -> None:
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sums", [1, 2, 3])
+def test_posteriors_of_an_input_beside_several_sums(sums: int) -> None:
+    """Of more than two factors the products are still needed when the input has its share."""
+    first = pc.Input(0, num_units=3, num_categories=4, name="first")
+    others = [
+        pc.Sum(pc.Input(i, num_units=5, num_categories=4, name=f"input_{i}"), num_units=3)
+        for i in range(1, sums + 1)
+    ]
+    plan = pc.compile_circuit(pc.Circuit(pc.Sum(pc.Product(first, *others), num_units=1)))
+    parameters = pc.random_parameters(plan, seed=4, dtype=torch.float64)
+    evidence = pc.Evidence(torch.tensor([[0, 3, 1, 2], [2, 1, 1, 0]])[:, : sums + 1])
+    root, found = input_posteriors(plan, pc.prepare(plan, parameters), evidence)
+    torch.testing.assert_close(root, pc.forward(plan, parameters, evidence, impl="reference"))
+    names = ["first", *(f"input_{i}" for i in range(1, sums + 1))]
+    expected = pc.queries.latent_marginals(plan, parameters, evidence, names)
+    for name in names:
+        layer, fold = plan.places[name]
+        torch.testing.assert_close(found[layer][fold], expected[name])
+
+
 @pytest.mark.parametrize(
     "circuit",
     [
