@@ -324,3 +324,12 @@ def test_samples_of_each_arithmetic_are_likely(
     rest = (drawn[:, :, length // 2 :] != values[:, None, :1]).double().mean((1, 2))
     number = 500 * (length - length // 2)
     assert (rest - 1e-3).abs().max() < 5 * np.sqrt(1e-3 / number)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_potentials_above_one(dtype: torch.dtype) -> None:
+    """Evidence need not be a probability: rows are divided by powers of two above one, too."""
+    plan, parameters = independent(3, 0.1)
+    soft = torch.linspace(-12.0, 30.0, 2 * 3 * 2, dtype=dtype).reshape(2, 3, 2)
+    for evidence in (pc.Evidence(log_potentials=soft), pc.Evidence(log_potentials=-soft)):
+        check(plan, parameters, evidence, dtype)
