@@ -333,3 +333,19 @@ def test_potentials_above_one(dtype: torch.dtype) -> None:
     soft = torch.linspace(-12.0, 30.0, 2 * 3 * 2, dtype=dtype).reshape(2, 3, 2)
     for evidence in (pc.Evidence(log_potentials=soft), pc.Evidence(log_potentials=-soft)):
         check(plan, parameters, evidence, dtype)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 6, 7])
+def test_every_sample_is_drawn(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, and however many are drawn at once: here 0 is impossible."""
+    monkeypatch.setattr(choice, "MANY_EDGES", 0)
+    monkeypatch.setattr(descent, "_AT_ONCE", 8)
+    builder = pc.ScalarBuilder()
+    never = [-np.inf, float(np.log(0.4)), float(np.log(0.6))]
+    products = [builder.add_product([builder.add_input(v, never) for v in range(4)]) for _ in "ab"]
+    weighted = builder.build(builder.add_sum(products, [float(np.log(0.5))] * 2))
+    plan = pc.compile_circuit(weighted.circuit)
+    nothing = torch.zeros(3, 4, dtype=torch.bool)
+    evidence = pc.Evidence(nothing.long(), nothing)
+    drawn = pc.queries.sample(plan, dict(weighted.log_weights), number, evidence)
+    assert drawn.shape == (3, number, 4) and bool((drawn > 0).all())
