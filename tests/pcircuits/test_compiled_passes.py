@@ -340,6 +340,7 @@ def test_every_sample_is_drawn(number: int, monkeypatch: pytest.MonkeyPatch) -> 
     """However many there are, and however many are drawn at once: here 0 is impossible."""
     monkeypatch.setattr(choice, "MANY_EDGES", 0)
     monkeypatch.setattr(descent, "_AT_ONCE", 8)
+    monkeypatch.setattr(descent, "np", _Poisoned())
     builder = pc.ScalarBuilder()
     never = [-np.inf, float(np.log(0.4)), float(np.log(0.6))]
     products = [builder.add_product([builder.add_input(v, never) for v in range(4)]) for _ in "ab"]
