@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import pcircuits as pc
-from pcircuits.errors import EvidenceError, ParameterError
-from pcircuits.execute import choice
+from pcircuits.errors import EvidenceError, OutOfMemoryError, ParameterError
+from pcircuits.execute import choice, eager
 from pcircuits.execute.fused import conditions, memory
 from pcircuits.execute.fused.program import program_of
 from pcircuits.execute.numba import threads
@@ -264,3 +264,31 @@ def test_parameters_are_told_what_is_wrong_with_them() -> None:
         order = ["emission", "transition", "initial", "other"]
         with refused(ParameterError, message):
             pc.prepare(plan, {name: changed[name] for name in order if name in changed})
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_told"),
+    [
+        (MemoryError("of Python"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), True),
+        (OutOfMemoryError("told already"), False),
+        (RuntimeError("another"), False),
+    ],
+)
+def test_too_little_memory_is_told_once(
+    raised: Exception, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(eager, "log_value", evaluate)
+    plan = pc.compile_circuit(pc.families.factorized(2, num_categories=3))
+    parameters = pc.random_parameters(plan, seed=0)
+    rows = pc.Evidence(torch.zeros(5, 2, dtype=torch.int64))
+    with pytest.raises(type(raised) if not is_told else OutOfMemoryError) as found:
+        pc.forward(plan, parameters, rows, impl="eager")
+    if is_told:
+        assert found.value.__cause__ is raised
+        assert "for 5 examples at once: expected fewer rows a call" in str(found.value)
+    else:
+        assert found.value is raised
