@@ -101,6 +101,7 @@ def test_processes_of_a_launcher_meet(launcher: tuple[str, ...], tmp_path: Path)
     }
 
 
+# In a function: what still holds on to the group when the interpreter ends may abort it.
 _MEETING = """
 import pathlib
 import sys
@@ -108,11 +109,16 @@ import sys
 import torch
 from codd.training.processes import launched_group, torchrun_share
 
-with launched_group() as group:
-    rank, size = torchrun_share()
-    total = torch.tensor([rank + 1.0])
-    torch.distributed.all_reduce(total, group=group)
-    pathlib.Path(sys.argv[1], str(rank)).write_text(f"{total.item()} of {size}")
+
+def main():
+    with launched_group() as group:
+        rank, size = torchrun_share()
+        total = torch.tensor([rank + 1.0])
+        torch.distributed.all_reduce(total, group=group)
+        pathlib.Path(sys.argv[1], str(rank)).write_text(f"{total.item()} of {size}")
+
+
+main()
 """
 
 
