@@ -33,6 +33,9 @@ def torchrun_share() -> tuple[int, int]:
 def launched_group(device_type: str = "cpu") -> Iterator[dist.ProcessGroup | None]:
     """All processes of the launcher, joined while the context lasts; None for one alone.
 
+    Use it in a function: a group that a global name still holds on to when the interpreter ends may
+    abort the process, since its threads run on.
+
     Args:
         device_type: Where they train: "cuda" joins them by nccl, each with the device of its
             `LOCAL_RANK`; "cpu" by gloo.
