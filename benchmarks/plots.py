@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -34,30 +36,33 @@ def draw(report: Report, stem: Path) -> list[Path]:
 
 def _comparison(report: Report) -> Figure:
     """A row for every case and pass: each library's time over ours, on a logarithmic axis."""
-    entries = [e for e in report["entries"] if e["peers"].get(OURS, {}).get("status") == "timed"]
-    found = dict.fromkeys(name for entry in entries for name in entry["peers"])
-    names = [name for name in found if name != BESIDE_MARGINALS]
-    figure = Figure(figsize=(8, 1.2 + 0.26 * len(entries)), layout="constrained")
+    rows = {f"{entry['case']}: {entry['pass']}": _quotients(entry) for entry in report["entries"]}
+    rows = {title: found for title, found in rows.items() if found}
+    names = dict.fromkeys(name for found in rows.values() for name in found)
+    figure = Figure(figsize=(8, 1.2 + 0.26 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    rows = {f"{entry['case']}: {entry['pass']}": i for i, entry in enumerate(entries)}
-    markers = "osD^v<>Ph*X"
+    markers = "sD^v<>Ph*Xo"
     for place, name in enumerate(names):
-        points = [
-            (1 / theirs["ours_over_theirs"]["median"], i)
-            for i, entry in enumerate(entries)
-            if "ours_over_theirs" in (theirs := entry["peers"].get(name, {}))
-        ]
-        if points:
-            across, down = zip(*points, strict=True)
-            axes.scatter(across, down, 22, marker=markers[place % len(markers)], label=name)
+        points = [(found[name], i) for i, found in enumerate(rows.values()) if name in found]
+        across, down = zip(*points, strict=True)
+        axes.scatter(across, down, 22, marker=markers[place % len(markers)], label=name)
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xscale("log")
-    axes.set_yticks(list(rows.values()), list(rows), fontsize=7)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="both", alpha=0.3)
     axes.set_xlabel(f"times as long as {OURS}, which is the line at 1")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7)
     return figure
+
+
+def _quotients(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Library -> its time over ours; none where nobody else computes the same."""
+    return {
+        name: 1 / theirs["ours_over_theirs"]["median"]
+        for name, theirs in entry["peers"].items()
+        if name != BESIDE_MARGINALS and "ours_over_theirs" in theirs
+    }
 
 
 def _scaling(report: Report) -> Figure:
