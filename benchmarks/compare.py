@@ -12,6 +12,7 @@ import torch
 from benchmarks.ceilings import Ceilings, demand_of, measure_ceilings
 from benchmarks.expected import error_of, tolerance
 from benchmarks.measure import (
+    LEAD,
     describe_machine,
     interleaved_seconds,
     peak_memory,
@@ -123,7 +124,7 @@ def run_pass(
         warmup=2,
         device=settings.device,
         share=settings.share,
-        lead=1,
+        lead=LEAD,
     )
     demand = demand_of(work, pass_)
     for name, found in right.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from benchmarks import plain
-from benchmarks.measure import describe_machine, interleaved_seconds, peak_memory, timing
+from benchmarks.measure import LEAD, describe_machine, interleaved_seconds, peak_memory, timing
 from benchmarks.peers import NotApplicableError, contender
 from benchmarks.suite import CASES, FORWARD, Case, Work, build, quick
 from codd.coupling.couplings import CouplingSettings
@@ -156,7 +156,9 @@ def _time(
     device: torch.device,
     rounds: int,
 ) -> None:
-    seconds = interleaved_seconds(calls, rounds=rounds, warmup=3, device=device, share=8.0, lead=1)
+    seconds = interleaved_seconds(
+        calls, rounds=rounds, warmup=3, device=device, share=8.0, lead=LEAD
+    )
     for name, call in calls.items():
         entries[name]["seconds"] = asdict(timing(seconds[name]))
         entries[name]["rounds"] = seconds[name]

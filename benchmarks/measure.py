@@ -16,6 +16,9 @@ from pathlib import Path
 
 import torch
 
+# Seconds of calls before a timed one: Python's own way through a query is several times slower when
+# its code is no longer in the caches.
+LEAD = 0.005
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -43,7 +46,7 @@ def interleaved_seconds(
     warmup: int,
     device: torch.device,
     share: float = math.inf,
-    lead: int = 0,
+    lead: float = 0.0,
 ) -> dict[str, list[float]]:
     """Times calls in turn, A B B A ..., so that what disturbs the machine disturbs all of them.
 
@@ -57,8 +60,8 @@ def interleaved_seconds(
         device: Device that is waited for before and after each call.
         share: Seconds after which a slow call is left out of further rounds; each is timed in the
             first three.
-        lead: Calls of the same just before each timed one, so that none pays for what another
-            left in the caches.
+        lead: Seconds of calls of the same just before each timed one, one call at least where it
+            is above 0, so that none pays for what another left in the caches.
 
     Returns:
         Name -> seconds of each round.
@@ -71,14 +74,19 @@ def interleaved_seconds(
         for name, call in list(calls.items())[:: -1 if turn % 2 else 1]:
             if len(seconds[name]) >= 3 and sum(seconds[name]) > share:
                 continue
-            for _ in range(lead):
-                call()
+            _warm_up(call, lead)
             wait_for(device)
             start = time.perf_counter()
             call()
             wait_for(device)
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def _warm_up(call: Callable[[], object], lead: float) -> None:
+    until = time.perf_counter() + lead
+    while time.perf_counter() < until:
+        call()
 
 
 def timing(seconds: Sequence[float]) -> Timing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
@@ -54,7 +55,7 @@ class PreparedParameters:
 
     def detach(self) -> PreparedParameters:
         """The same parameters cut off from any graph; itself where there is none."""
-        if not any(w.log.requires_grad for w in self.weights.values()):
+        if not any(w.log.requires_grad for w in self._distinct):
             return self
         return self._with(lambda w: type(w)(w.log.detach()))
 
@@ -89,8 +90,13 @@ class PreparedParameters:
                 found[name] = of_table[table][i].reshape(-1, *self.plan.parameter_shapes[name])
         return {name: own[0] if len(own) == 1 else own for name, own in found.items()}
 
+    @cached_property
+    def _distinct(self) -> tuple[AnyWeights, ...]:
+        """Each table once, however many layers share it."""
+        return tuple({id(w): w for w in self.weights.values()}.values())
+
     def _with(self, change: Callable[[AnyWeights], AnyWeights]) -> PreparedParameters:
-        made = {id(w): change(w) for w in set(self.weights.values())}
+        made = {id(w): change(w) for w in self._distinct}
         return replace(self, weights={i: made[id(w)] for i, w in self.weights.items()})
 
 

@@ -98,9 +98,10 @@ def _input_posteriors(
     # Imported where it is used: numba takes a second to import.
     from pcircuits.execute.fused.evaluation import input_posteriors
 
-    log_z, found = input_posteriors(plan, prepared, evidence)
-    require_possible(log_z)
-    return {name: found[layer][fold] for name, (layer, fold) in places.items()}
+    log_z, is_possible, found = input_posteriors(plan, prepared, evidence, list(places.values()))
+    if not is_possible:
+        require_possible(log_z)
+    return dict(zip(places, found, strict=True))
 
 
 def _latent_probes(

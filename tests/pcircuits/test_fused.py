@@ -120,12 +120,12 @@ def test_posteriors_and_second_gradients_in_float64() -> None:
     sharp = {**parameters, "transition": (5.0 * parameters["transition"]).log_softmax(-1)}
     assert math.log(1e-280) < float(sharp["transition"].amin()) < math.log(1e-25)
     evidence = pc.Evidence(values)
-    root, found = input_posteriors(plan, pc.prepare(plan, sharp), evidence)
-    double = pc.prepare(plan, {n: p.double() for n, p in sharp.items()})
     names = [f"state_{i}" for i in range(6)]
+    places = [plan.places[name] for name in names]
+    root, is_possible, own = input_posteriors(plan, pc.prepare(plan, sharp), evidence, places)
+    double = pc.prepare(plan, {n: p.double() for n, p in sharp.items()})
     expected = pc.queries.latent_marginals(plan, double, evidence, names)
-    (own,) = found.values()
-    assert root.dtype == own[0].dtype == torch.float32
+    assert is_possible and root.dtype == own[0].dtype == torch.float32
     for state, name in zip(own, names, strict=True):
         torch.testing.assert_close(state.double(), expected[name], rtol=1e-5, atol=1e-5)
     second = second_gradients(plan, sharp, evidence, "fused")
@@ -145,13 +145,16 @@ def test_posteriors_of_an_input_beside_several_sums(sums: int) -> None:
     plan = pc.compile_circuit(pc.Circuit(pc.Sum(pc.Product(first, *others), num_units=1)))
     parameters = pc.random_parameters(plan, seed=4, dtype=torch.float64)
     evidence = pc.Evidence(torch.tensor([[0, 3, 1, 2], [2, 1, 1, 0]])[:, : sums + 1])
-    root, found = input_posteriors(plan, pc.prepare(plan, parameters), evidence)
-    torch.testing.assert_close(root, pc.forward(plan, parameters, evidence, impl="reference"))
     names = ["first", *(f"input_{i}" for i in range(1, sums + 1))]
+    places = [plan.places[name] for name in names]
+    root, is_possible, found = input_posteriors(
+        plan, pc.prepare(plan, parameters), evidence, places
+    )
+    torch.testing.assert_close(root, pc.forward(plan, parameters, evidence, impl="reference"))
+    assert is_possible
     expected = pc.queries.latent_marginals(plan, parameters, evidence, names)
-    for name in names:
-        layer, fold = plan.places[name]
-        torch.testing.assert_close(found[layer][fold], expected[name])
+    for name, own in zip(names, found, strict=True):
+        torch.testing.assert_close(own, expected[name])
 
 
 @pytest.mark.parametrize(
@@ -170,13 +173,13 @@ def test_posteriors_of_inputs_outlive_later_calls(circuit: pc.Circuit) -> None:
     prepared = pc.prepare(plan, pc.random_parameters(plan, seed=0))
     rows = torch.randint(0, 6, (4, 5), generator=torch.Generator().manual_seed(1))
     evidence = [pc.Evidence(row.expand(3, -1)) for row in rows]
-    kept = [input_posteriors(plan, prepared, own)[1] for own in evidence]
+    names = [name for name, (layer, _) in plan.places.items() if layer in plan.input_layers]
+    places = [plan.places[name] for name in names]
+    kept = [input_posteriors(plan, prepared, own, places)[2] for own in evidence]
     for own, found in zip(evidence, kept, strict=True):
-        names = [name for name, (layer, _) in plan.places.items() if layer in found]
         expected = posteriors_by_gradient(plan, prepared, own, names)
-        for name, gradient in zip(names, expected, strict=True):
-            layer, fold = plan.places[name]
-            torch.testing.assert_close(found[layer][fold], gradient, rtol=1e-4, atol=1e-6)
+        for posterior, gradient in zip(found, expected, strict=True):
+            torch.testing.assert_close(posterior, gradient, rtol=1e-4, atol=1e-6)
 
 
 def posteriors_by_gradient(
@@ -197,6 +200,22 @@ def test_impossible_evidence_is_minus_infinity_with_gradient_zero() -> None:
     assert found["value"][0] == -torch.inf
     only = value_and_gradients(plan, parameters, values[:1], "fused")
     assert all(bool((only[name] == 0).all()) for name in parameters)
+
+
+def test_posteriors_given_impossible_evidence_name_the_example() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(8, num_states=16, num_categories=6))
+    parameters = pc.random_parameters(plan, seed=0)
+    parameters["emission"][:, 2] = -torch.inf
+    prepared = pc.prepare(plan, parameters)
+    evidence = pc.Evidence(torch.zeros(64, 8, dtype=torch.long))
+    assert pc.choose_implementation(plan, prepared, evidence).implementation == "fused"
+    evidence.values[37, 5] = 2  # type: ignore[index]
+    root, is_possible, (own,) = input_posteriors(plan, prepared, evidence, [plan.places["state_3"]])
+    assert not is_possible and (root == -torch.inf).nonzero().tolist() == [[37]]
+    assert (own[37] == 0).all()
+    torch.testing.assert_close(own.sum(-1), (root > -torch.inf).float())
+    with pytest.raises(EvidenceError, match=r"example 37 \(of 1 such\)"):
+        pc.queries.latent_marginals(plan, prepared, evidence, ["state_3"])
 
 
 @pytest.mark.parametrize(

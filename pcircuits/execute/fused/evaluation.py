@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcircuits.compile.plan import Plan, num_folds
+from pcircuits.compile.plan import Plan
 from pcircuits.errors import BackendError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.fused.arenas import give_back, lent_products
@@ -51,12 +52,24 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
 
 
 def input_posteriors(
-    plan: Plan, prepared: PreparedParameters, evidence: Evidence
-) -> tuple[Tensor, dict[int, Sequence[Tensor]]]:
-    """(B,) log-values, and input layer -> (B, K) posteriors of each fold's units; no gradient.
+    plan: Plan,
+    prepared: PreparedParameters,
+    evidence: Evidence,
+    places: Sequence[tuple[int, int]],
+) -> tuple[Tensor, bool, list[Tensor]]:
+    """Posteriors of inputs, without a graph; for what may be evaluated, see `log_value`.
 
     They are the gradient of the log-value with respect to the log-values of the inputs; zero where
-    the evidence is impossible. For what may be evaluated, see `log_value`.
+    the evidence is impossible.
+
+    Args:
+        plan: The plan.
+        prepared: The parameters.
+        evidence: The evidence.
+        places: Folds of input layers, (layer, fold).
+
+    Returns:
+        (B,) log-values; whether none of them is -inf; of each place (B, K) posteriors of its units.
     """
     call = _call(plan, prepared, evidence)
     program = call.program
@@ -64,6 +77,7 @@ def input_posteriors(
     root, kept = evaluation.run(), evaluation.kept
     # Where nobody else reads a product, it is overwritten: new memory costs as much as the pass.
     in_place, arenas = program.products_of_inputs, kept.arenas
+    asked = {plan.layers[layer].num_units for layer, _ in places}
     flows = {
         units: LeafFlows(arenas.products[units], own.rows, REPLACES)
         if units in in_place
@@ -74,20 +88,23 @@ def input_posteriors(
         )
         for units, own in kept.inputs.items()
     }
-    ones = np.ones_like(root)
-    gradients(program, call.linear, kept, ones, flows, [False] * len(call.tables))
+    gradients(program, call.linear, kept, _ones(len(root), root.dtype), flows, call.none_wanted)
     products = lent_products(arenas)
-    found: dict[int, Sequence[Tensor]] = {}
-    for units, layers in program.inputs.items():
-        rows = products[units] if units in in_place else flows[units].values
-        parts: Sequence[Tensor]
-        parts = _tensor(rows, prepared.dtype).view(-1, len(root), units).unbind()
-        if units in in_place:
-            parts = [parts[fold] for fold in in_place[units]]
-        for i in layers:
-            number = num_folds(plan.layers[i])
-            found[i], parts = parts[:number], parts[number:]
-    return _tensor(root, prepared.dtype), found
+    rows = {units: products[units] if units in in_place else flows[units].values for units in asked}
+    folds = {
+        units: _tensor(own, prepared.dtype).view(-1, len(root), units).unbind()
+        for units, own in rows.items()
+    }
+    found = []
+    for layer, fold in places:
+        units, place = plan.layers[layer].num_units, program.input_starts[layer] + fold
+        found.append(folds[units][in_place[units][place] if units in in_place else place])
+    return _tensor(root, prepared.dtype), evaluation.is_possible, found
+
+
+@lru_cache(maxsize=16)
+def _ones(number: int, dtype: np.dtype) -> np.ndarray:
+    return np.ones(number, dtype)
 
 
 def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -130,6 +147,11 @@ class _Call:
     readings: Mapping[int, Reading]
     tables: Sequence[Weights]
     weights: SumWeights
+
+    @property
+    def none_wanted(self) -> Sequence[bool]:
+        """That no table's gradient is asked for."""
+        return (False,) * len(self.tables)
 
     @property
     def linear(self) -> Tables:

@@ -38,6 +38,7 @@ class Evaluation:
 
     Attributes:
         kept: What it computes.
+        is_possible: Whether no example's evidence is impossible; known after `run`.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Evaluation:
                 self._compute(number, run)
         arenas = self.kept.arenas
         value = np.empty(arenas.sizes.batch, arenas.root.dtype)
-        logarithms(arenas.root, arenas.root_scales, value)
+        self.is_possible = logarithms(arenas.root, arenas.root_scales, value)
         return value
 
     def _compute_pairs(self, number: int, run: Run) -> None:

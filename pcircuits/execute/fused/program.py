@@ -88,6 +88,7 @@ class Program:
         runs: The same in runs.
         tables: Of each table of weights, a sum layer that has it.
         inputs: Units -> the input layers with so many, in the order of their places.
+        input_starts: Input layer -> place of its first fold.
         input_folds: Units -> folds of these; one entry for each arena.
         kept: The layout in which every sum has a place of its own.
         reused: The layout in which a sum's place is free again after its last reader.
@@ -105,6 +106,7 @@ class Program:
     runs: tuple[Run, ...]
     tables: tuple[int, ...]
     inputs: Mapping[int, tuple[int, ...]]
+    input_starts: Mapping[int, int]
     input_folds: Mapping[int, int]
     kept: Layout
     reused: Layout
@@ -150,6 +152,7 @@ def _program(plan: Plan) -> Program | None:
         runs=runs,
         tables=tuple({number: layer for layer, number in tables.items()}.values()),
         inputs=inputs,
+        input_starts=starts,
         input_folds=count,
         kept=kept,
         reused=_layout(runs, starts, count, reuse=True),
