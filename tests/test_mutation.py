@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.mutation.annotations import unseen
+from tests.mutation.callers import callers
 from tests.mutation.packages import PACKAGES
 from tests.mutation.processes import BROKEN, forked, started
 from tests.mutation.reach import Reach
@@ -113,6 +114,50 @@ def test_a_test_reaches_the_lines_that_it_runs(
     assert reach.tests("kernels.py", 3, 60.0) == every
     found = [reach.at_import("functions.py", line) for line in (1, 3, 6, 7)]
     assert found == [True, False, True, False]
+
+
+KERNELS = """\
+WIDTH = 8
+@compiled
+def inner(x):
+    return x + WIDTH
+@compiled
+def outer(x):
+    return inner(x) + 1
+def untraced(x):
+    return 5
+"""
+CALLER = """\
+from kernels import outer
+def run(x):
+    return outer(x)
+def other(x):
+    return inner(x)
+"""
+
+
+def test_compiled_code_is_reached_through_what_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    (tmp_path / "caller.py").write_text(CALLER)
+    (tmp_path / "stranger.py").write_text(CALLER.replace("from kernels import outer", ""))
+    monkeypatch.chdir(tmp_path)
+    files = ["kernels.py", "caller.py", "stranger.py"]
+    traced = [("caller.py", 3), ("caller.py", 5), ("stranger.py", 3)]
+
+    found = {line: callers(files, ("kernels.py", line), traced.__contains__) for line in (1, 4, 7)}
+    assert found[4] == [("caller.py", 5), ("caller.py", 3)]
+    assert found[7] == [("caller.py", 3)]
+    assert found[1] == found[4]
+    assert callers(files, ("kernels.py", 9), traced.__contains__) == []
+
+    lines = {"caller.py": {"3": ["t.py::a"]}, "kernels.py": {"3": [""]}}
+    seconds = {"t.py::a": 3.0, "t.py::b": 1.0, "t.py::idle": 2.0}
+    lines["other.py"] = {"1": ["t.py::b"]}
+    (tmp_path / "other.py").write_text("x = 1\n")
+    Path("reach.json").write_text(json.dumps({"seconds": seconds, "lines": lines}))
+    assert Reach(Path("reach.json")).tests("kernels.py", 4, 60.0) == ["t.py::idle", "t.py::a"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes with limits are those of Linux")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.mutation.callers import Place, callers
+
 _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -82,16 +84,17 @@ class Reach:
         return sorted(tests, key=lambda test: (self.seconds[test], test))
 
     def tests(self, file: str, line: int, budget: float) -> list[str]:
-        """The quickest tests of a line's statement, or else its file or folder; at least one.
+        """The quickest tests of a line's statement, or else of its callers, file or folder.
 
-        What runs at import, and what numba compiles, belongs to no test: tests that run no line at
-        all, but look at what is there, are among those of a file.
+        What runs at import, and what numba compiles, belongs to no test: its tests are those that
+        run the nearest lines that name it, and those that run no line at all, but look at what is
+        there. There is at least one.
         """
         folder = [name for name in self._lines if Path(name).parent == Path(file).parent]
         found = self._of(self._contexts(file, line))
         if not found:
-            near = self._of(self._names([file])) or self._of(self._names(folder))
-            found = self.quickest({*near, *self._idle()})
+            near = self._calling(file, line) or self._of(self._names([file]))
+            found = self.quickest({*(near or self._of(self._names(folder))), *self._idle()})
         taken = itertools.accumulate(self.seconds[test] for test in found[:-1])
         within = itertools.takewhile(lambda total: total < budget, itertools.chain([0.0], taken))
         return [test for test, _ in zip(found, within, strict=False)]
@@ -100,6 +103,13 @@ class Reach:
         """Whether a line runs when its file is imported, or is not seen to run."""
         seen = self._of(self._contexts(file, line))
         return not seen or not _in_a_function(Path(file).read_text(encoding="utf-8"), line)
+
+    def _calling(self, file: str, line: int) -> list[str]:
+        def is_traced(place: Place) -> bool:
+            return bool(self._of(self._contexts(*place)))
+
+        places = callers(self._lines, (file, line), is_traced)
+        return self._of({name for place in places for name in self._contexts(*place)})
 
     def _idle(self) -> set[str]:
         return self.seconds.keys() - set(self._of(self._names(self._lines)))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.execute import choice
-from pcircuits.execute.numba import descent, passes
+from pcircuits.execute.numba import descent, kernels, passes
 from pcircuits.execute.numba.evaluation import lay_out
 from pcircuits.learning.flows import flows
 from tests.support.circuits import SEEDS
@@ -220,6 +220,26 @@ def test_impossible_rows_have_no_value_and_no_gradient() -> None:
     value = pc.forward(plan, leaves, pc.Evidence(rows[1:-1]), impl="numba")
     for gradient in torch.autograd.grad(value.sum(), list(leaves.values())):
         assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_of_few_and_of_many_categories(dtype: torch.dtype) -> None:
+    """Gradients of a table are summed entry by entry, or example by example."""
+    sizes = (3, 8, 9, 30)
+    assert sizes[1] == kernels._FEW_CATEGORIES < sizes[2]
+    inputs = [
+        [
+            pc.Input(i, num_units=1, num_categories=size, name=f"input_{i}_{n}")
+            for i, size in enumerate(sizes)
+        ]
+        for n in range(3)
+    ]
+    plan = pc.compile_circuit(
+        pc.Circuit(pc.Sum(*(pc.Product(*own) for own in inputs), num_units=1))
+    )
+    parameters = pc.random_parameters(plan, seed=3, dtype=torch.float64)
+    rows = torch.stack([torch.arange(70) * (2 * i + 1) % n for i, n in enumerate(sizes)], 1)
+    check(plan, parameters, pc.Evidence(rows), dtype)
 
 
 @pytest.mark.usefixtures("two_threads")

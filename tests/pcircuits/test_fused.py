@@ -41,6 +41,14 @@ def test_rows_that_underflow_are_computed_exactly(
         torch.testing.assert_close(found[name].double(), own, rtol=2e-5, atol=2e-5, msg=name)
 
 
+def test_rows_that_lose_nothing_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = pc.compile_circuit(pc.families.hmm(5, 8, 6))
+    again = count_calls(monkeypatch, "_compute_exactly")
+    evidence = pc.Evidence(torch.zeros(4, 5, dtype=torch.long))
+    pc.forward(plan, pc.random_parameters(plan, seed=0), evidence, impl="fused")
+    assert again == []
+
+
 @pytest.mark.parametrize("evidence", ["hard", "partial", "soft"])
 def test_inputs_that_are_not_learned_have_no_gradient(evidence: str) -> None:
     """Only the sums' weights are asked for: the emissions of a chain are often fixed."""
