@@ -74,10 +74,8 @@ def input_posteriors(
     call = _call(plan, prepared, evidence)
     program = call.program
     evaluation = call.evaluation(keep=True)
-    root, kept = evaluation.run(), evaluation.kept
     # Where nobody else reads a product, it is overwritten: new memory costs as much as the pass.
-    in_place, arenas = program.products_of_inputs, kept.arenas
-    asked = {plan.layers[layer].num_units for layer, _ in places}
+    in_place, arenas = program.products_of_inputs, evaluation.kept.arenas
     flows = {
         units: LeafFlows(arenas.products[units], own.rows, REPLACES)
         if units in in_place
@@ -86,19 +84,24 @@ def input_posteriors(
             arenas.sizes.leaf_rows[units],
             FILLS,
         )
-        for units, own in kept.inputs.items()
+        for units, own in evaluation.kept.inputs.items()
     }
-    gradients(program, call.linear, kept, _ones(len(root), root.dtype), flows, call.none_wanted)
-    products = lent_products(arenas)
-    rows = {units: products[units] if units in in_place else flows[units].values for units in asked}
+    # Views are made before what they show: after the passes all code has left the caches.
+    products, batch = lent_products(arenas), arenas.sizes.batch
+    rows = {units: products[units] if units in in_place else flows[units].values for units in flows}
+    asked = {plan.layers[layer].num_units for layer, _ in places}
     folds = {
-        units: _tensor(own, prepared.dtype).view(-1, len(root), units).unbind()
-        for units, own in rows.items()
+        units: torch.from_numpy(rows[units]).view(-1, batch, units).unbind() for units in asked
     }
     found = []
     for layer, fold in places:
         units, place = plan.layers[layer].num_units, program.input_starts[layer] + fold
         found.append(folds[units][in_place[units][place] if units in in_place else place])
+    root = evaluation.run()
+    ones = _ones(batch, root.dtype)
+    gradients(program, call.linear, evaluation.kept, ones, flows, (False,) * len(call.tables))
+    if call.weights.dtype != prepared.dtype:
+        found = [own.to(prepared.dtype) for own in found]
     return _tensor(root, prepared.dtype), evaluation.is_possible, found
 
 
@@ -147,11 +150,6 @@ class _Call:
     readings: Mapping[int, Reading]
     tables: Sequence[Weights]
     weights: SumWeights
-
-    @property
-    def none_wanted(self) -> Sequence[bool]:
-        """That no table's gradient is asked for."""
-        return (False,) * len(self.tables)
 
     @property
     def linear(self) -> Tables:
