@@ -15,7 +15,7 @@ from pcircuits.execute.backward import inner_gradients
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.inputs import latent_potentials, leaf_values
 from pcircuits.execute.layers import evaluate
-from pcircuits.execute.prepare import PreparedParameters
+from pcircuits.execute.prepare import PreparedParameters, require_numbers
 from pcircuits.execute.weights import AnyWeights, Step
 
 
@@ -43,6 +43,7 @@ def all_values(
     latent = latent_potentials(plan, prepared, evidence)
     leaves = leaf_values(plan, prepared, evidence, latent)
     values = evaluate(plan, leaves, latent, prepared.weights, keep_all=True)
+    require_numbers(prepared, values[len(plan.layers) - 1])
     return [values[i] for i in range(len(plan.layers))], latent
 
 

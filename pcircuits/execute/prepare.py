@@ -142,6 +142,36 @@ def prepare(
     return PreparedParameters(plan, weights, batch_size, like.dtype)
 
 
+def require_numbers(prepared: PreparedParameters, log_value: Tensor) -> None:
+    """Checks that log-values are no NaN for the sake of a weight; on a device nobody waits for it.
+
+    Args:
+        prepared: The parameters.
+        log_value: (B,) what they gave.
+
+    Raises:
+        ParameterError: If some value is NaN, and a log-weight is NaN or +inf.
+    """
+    if log_value.device.type == "cpu" and math.isnan(float(log_value.detach().sum())):
+        for name, log in prepared.by_name().items():
+            require_below_infinity(name, log)
+
+
+def require_below_infinity(name: str, log: Tensor) -> None:
+    """Checks the log-weights of a parameter.
+
+    Raises:
+        ParameterError: If one is NaN or +inf.
+    """
+    wrong = ~(log.detach() < math.inf)
+    if bool(wrong.any()):
+        where = wrong.nonzero()[0].tolist()
+        raise ParameterError(
+            f"parameter {name!r}{where} is {float(log.detach()[tuple(where)])}; expected "
+            f"log-weights below +inf"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class _Tables:
     """The weights of a plan.

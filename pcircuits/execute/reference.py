@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pcircuits.errors import ParameterError
 from pcircuits.execute.evidence import Evidence
+from pcircuits.execute.prepare import require_below_infinity
 from pcircuits.structure.circuit import Circuit
 from pcircuits.structure.nodes import AnyNode, Input, KroneckerProduct, Part, Product, Sum
 
@@ -36,7 +37,7 @@ def log_value(circuit: Circuit, parameters: Mapping[str, Tensor], evidence: Evid
         of times with respect to parameters and potentials.
 
     Raises:
-        ParameterError: If a parameter is missing or of a wrong shape.
+        ParameterError: If a parameter is missing, of a wrong shape, NaN or +inf.
     """
     weights = {
         name: _batched(name, shape, parameters) for name, shape in circuit.parameter_shapes.items()
@@ -58,6 +59,7 @@ def _batched(name: str, shape: tuple[int, ...], parameters: Mapping[str, Tensor]
     if name not in parameters:
         raise ParameterError(f"parameter {name!r} is missing; found {sorted(parameters)}")
     weight = parameters[name]
+    require_below_infinity(name, weight)
     if tuple(weight.shape) == shape:
         return weight.double().unsqueeze(0)
     if tuple(weight.shape[1:]) == shape:

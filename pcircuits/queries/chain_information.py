@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pcircuits.execute.chain_torch import TorchChain
 from pcircuits.execute.chains import ChainWindow, chain_tables, is_chain, latent_states
+from pcircuits.execute.prepare import require_numbers
 from pcircuits.queries.likelihood import require_possible
 from pcircuits.queries.posterior import Posterior
 
@@ -99,6 +100,7 @@ class _Chain:
             latent=latent_states(given.plan, given.latent or None),
         )
         messages = TorchChain(self._tables).messages(window)
+        require_numbers(given.prepared, messages.log_value)
         require_possible(messages.log_value)
         # (B, L, K) what a state's own variable and all later ones say of it.
         self._ahead = messages.leaves + messages.right

@@ -292,3 +292,36 @@ def test_too_little_memory_is_told_once(
         assert "for 5 examples at once: expected fewer rows a call" in str(found.value)
     else:
         assert found.value is raised
+
+
+@pytest.mark.parametrize("impl", ["eager", "fused", "numba", "reference"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_weight_that_is_no_number_is_named(
+    impl: str, number: float, learned: bool, soft: bool
+) -> None:
+    states = 1 if impl == "numba" else 3
+    plan = pc.compile_circuit(pc.families.hmm(4, states, 5))
+    evidence = pc.Evidence(torch.tensor([[0, 1, 2, 3], [2, 2, 4, 2]]))
+    if soft:
+        evidence = pc.Evidence(log_potentials=torch.zeros(2, 4, 5))
+    for name in ("emission",) if impl == "fused" else ("transition", "emission"):
+        parameters = pc.random_parameters(plan)
+        place = [size - 1 for size in parameters[name].shape]
+        parameters[name][tuple(place)] = number
+        given = {own: log.requires_grad_(learned) for own, log in parameters.items()}
+        with pytest.raises(ParameterError, match=re.escape(f"'{name}'{place} is {number};")):
+            pc.forward(plan, given, evidence, impl=impl)
+        if name == "emission" and impl != "reference":  # which reads what it does not need
+            pc.forward(plan, given, pc.Evidence(torch.zeros(2, 4, dtype=torch.long)), impl=impl)
+
+
+def test_posteriors_say_which_weight_is_no_number() -> None:
+    plan = pc.compile_circuit(pc.families.hmm(8, 16, 6))
+    parameters = pc.random_parameters(plan)
+    parameters["emission"][3, 2] = math.nan
+    prepared, evidence = pc.prepare(plan, parameters), pc.Evidence(torch.full((64, 8), 2))
+    assert pc.choose_implementation(plan, prepared, evidence).implementation == "fused"
+    with pytest.raises(ParameterError, match=re.escape("'emission'[3, 2] is nan;")):
+        pc.queries.latent_marginals(plan, prepared, evidence, ["state_0"])

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 import pcircuits as pc
-from pcircuits.errors import EvidenceError
+from pcircuits.errors import EvidenceError, ParameterError
 from tests.support.circuits import (
     SEEDS,
     circuits,
@@ -392,6 +392,17 @@ def test_conditioning_on_the_impossible_names_the_example(query: str) -> None:
 
     with pytest.raises(EvidenceError, match="example 1"):
         CONDITIONAL[query](plan, parameters, pc.Evidence(log_potentials=potentials))
+
+
+@pytest.mark.parametrize("query", CONDITIONAL)
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_queries_say_which_weight_is_no_number(query: str, number: float) -> None:
+    plan, parameters = _hmm()
+    parameters["transition"][1, 0] = number
+    evidence = pc.Evidence(log_potentials=torch.zeros(2, 4, 3, dtype=torch.float64))
+
+    with pytest.raises(ParameterError, match=rf"'transition'\[1, 0\] is {number};"):
+        CONDITIONAL[query](plan, parameters, evidence)
 
 
 @pytest.mark.parametrize("query", CONDITIONAL)

@@ -69,7 +69,8 @@ def input_posteriors(
         places: Folds of input layers, (layer, fold).
 
     Returns:
-        (B,) log-values; whether none of them is -inf; of each place (B, K) posteriors of its units.
+        (B,) log-values; whether none of them is -inf or NaN; of each place (B, K) posteriors of its
+        units.
     """
     call = _call(plan, prepared, evidence)
     program = call.program

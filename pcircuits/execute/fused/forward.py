@@ -38,7 +38,7 @@ class Evaluation:
 
     Attributes:
         kept: What it computes.
-        is_possible: Whether no example's evidence is impossible; known after `run`.
+        is_possible: Whether no example's value is -inf or NaN; known after `run`.
     """
 
     def __init__(

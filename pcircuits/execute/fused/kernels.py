@@ -234,11 +234,11 @@ def normalise(values: Array, scales: Array, rows: Array, out: Array, out_scales:
 
 @compiled
 def logarithms(values: Array, scales: Array, out: Array) -> bool:
-    """(N,) logarithms of numbers that were divided by exp of their scales; whether none is 0."""
+    """(N,) logarithms of numbers that were divided by exp of their scales; whether all are > 0."""
     above = True
     for n in range(len(values)):
         value = float(values[n])
-        above = above and value != 0.0
+        above = above and value > 0.0
         out[n] = -np.inf if value == 0.0 else math.log(value) + scales[n]
     return above
 

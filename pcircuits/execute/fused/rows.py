@@ -132,7 +132,8 @@ def _exponentiated(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
         return table, np.zeros(len(table))
     transpose(log[:, 0], of_groups)
     top = table.max(1).clip(np.finfo(log.dtype).min)
-    np.exp(table - top[:, None], out=table)
+    with np.errstate(invalid="ignore"):  # of +inf comes NaN, which the result tells
+        np.exp(table - top[:, None], out=table)
     top[table.max(1, initial=0.0) == 0.0] = -np.inf
     return table, top.astype(np.float64)
 

@@ -165,10 +165,13 @@ def lay_out(logs: Array, first: int, last: int, tile: Tile) -> bool:
     _, _, limit, _, _ = _limits(row.itemsize)
     for i in range(len(logs)):
         row, own = tile.rows[i], logs[i]
-        high, low = -np.inf, np.inf
+        high, low, wrong = -np.inf, np.inf, 0
         for w in range(first, last):
+            wrong += math.isnan(own[w])  # which maxima pass over
             high = max(high, own[w])
             low = min(low, own[w] if own[w] > -np.inf else np.inf)
+        if wrong > 0:
+            return False
         if high == -np.inf:
             row[:] = 0.0
             tile.scales[i, 0] = DEAD_NODE

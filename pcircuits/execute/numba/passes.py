@@ -242,6 +242,8 @@ class Worker:
         if self._level == _LOGARITHMS:
             inputs = self._columns()
             self._log_values = logarithms.upward(inputs, *problem.structure, problem.logs)
+            if not ((inputs < np.inf).all() and (problem.logs < np.inf).all()):
+                self._log_values[:, -1] = np.nan  # compiled maxima pass NaN over
             return True
         scaled = self._scaled(self._level)
         if scaled.weights is None:
