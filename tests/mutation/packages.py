@@ -33,6 +33,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "tests/pcircuits/test_backward.py",
         "tests/pcircuits/test_execute_limits.py",
         "tests/pcircuits/test_gather.py",
+        "tests/pcircuits/test_parameters.py",
         "tests/pcircuits/test_frozen.py",
         "tests/pcircuits/test_triton_chain.py",
         "-k",

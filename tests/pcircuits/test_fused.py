@@ -18,7 +18,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import BackendError, EvidenceError
-from pcircuits.execute.fused import blas, table_kernels, tables
+from pcircuits.execute.fused import blas, pairs, table_kernels, tables
 from pcircuits.execute.fused.evaluation import input_posteriors
 from pcircuits.execute.fused.forward import Evaluation
 from pcircuits.execute.weights import Weights
@@ -410,6 +410,30 @@ def test_tables_with_large_logarithms_are_left_to_others(entry: float) -> None:
     linear, columns = np.empty_like(log), np.empty((1, 40, 17), np.float32)
     assert not table_kernels.exponentiate(log, linear, columns, np.empty(2))
     assert not table_kernels.exponentiate_columns(log, columns)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_pairs_of_several_blocks_and_sums_with_one_table(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs are made of some left units and some rows at once; tables of sums in several places."""
+    monkeypatch.setattr(pairs, "_ROWS", 3)
+    monkeypatch.setattr(pairs, "_PAIRS", 2 * 3 * 5)
+    name = "table" if shared else None
+
+    def above(*factors: pc.Node) -> pc.Sum:
+        return pc.Sum(pc.KroneckerProduct(*factors), num_units=5, parameter=name)
+
+    leaves = [pc.Input(i, num_units=5, num_categories=4, name=f"input_{i}") for i in range(6)]
+    low = above(*leaves[:2]), above(*leaves[2:4]), above(*leaves[4:])
+    top = pc.Sum(above(above(*low[:2]), low[2]), num_units=1)
+    plan = pc.compile_circuit(pc.Circuit(top))
+    parameters = pc.random_parameters(plan, seed=1, spread=2.0, dtype=torch.float64)
+    values = torch.randint(4, (7, 6), generator=torch.Generator().manual_seed(0))
+    found = value_and_gradients(plan, parameters, values, "fused")
+    expected = value_and_gradients(plan, parameters, values, "reference")
+    for own, gradient in expected.items():
+        torch.testing.assert_close(found[own], gradient, rtol=1e-11, atol=1e-11, msg=own)
 
 
 # Helpers of this file.
