@@ -118,9 +118,14 @@ def require_possible(log_partition: Tensor) -> None:
         log_partition: (B,) log Z.
 
     Raises:
-        CouplingError: If some have.
+        CouplingError: If some have, or some log Z is NaN.
     """
-    dead = log_partition.isneginf().nonzero().flatten().tolist()
+    dead = (~(log_partition > -torch.inf)).nonzero().flatten().tolist()
+    if dead and bool(log_partition[dead[0]].isnan()):
+        raise CouplingError(
+            f"log Z of window {dead[0]} is nan; expected circuits whose log-weights, be they given "
+            f"by the denoiser's hidden states, are below +inf"
+        )
     if dead:
         raise CouplingError(
             f"the circuit gives the visible tokens of window {dead[0]} (of {len(dead)} such) "

@@ -240,6 +240,8 @@ def test_impossible_windows_are_named_and_counted() -> None:
     require_possible(torch.zeros(3))
     with pytest.raises(CouplingError, match=r"visible tokens of window 1 \(of 2 such\)"):
         require_possible(torch.tensor([0.0, -torch.inf, 3.0, -torch.inf]))
+    with pytest.raises(CouplingError, match="log Z of window 2 is nan;"):
+        require_possible(torch.tensor([0.0, 3.0, torch.nan, -torch.inf]))
 
 
 @pytest.mark.parametrize("kind", codd.COUPLINGS)
