@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pcircuits.execute.fused.memory import LARGEST, NUMBERS, Wanted, block_for, carve
 from pcircuits.execute.fused.program import Layout, Program, Run
+from pcircuits.execute.fused.runs import Shared
 
 # Layouts, batch sizes and types that a program remembers the sizes for.
 _MOST_SIZES = 16
@@ -36,7 +37,7 @@ class Step:
         never: (S,) False.
     """
 
-    shared: tuple[np.ndarray, ...]
+    shared: Shared
     arenas: np.ndarray
     firsts: np.ndarray
     products: np.ndarray

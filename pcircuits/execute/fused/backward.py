@@ -3,117 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pcircuits.execute.fused import pairs
-from pcircuits.execute.fused.arenas import Arenas, give_back, sizes_of, taken
+from pcircuits.execute.fused.arenas import give_back, sizes_of, taken
 from pcircuits.execute.fused.blas import address_of
 from pcircuits.execute.fused.kept import Kept
-from pcircuits.execute.fused.kernels import divide
+from pcircuits.execute.fused.kernels import Rows, divide
 from pcircuits.execute.fused.program import Program, Run
 from pcircuits.execute.fused.rows import LeafFlows
-from pcircuits.execute.fused.runs import descend
-from pcircuits.execute.fused.tables import TableGradient, Tables
+from pcircuits.execute.fused.runs import Shared, descend
+from pcircuits.execute.fused.tables import Places, TableGradient, Tables
 
 
-def gradients(
-    program: Program,
-    tables: Tables,
-    evaluated: Kept,
-    gradient: np.ndarray,
-    leaf_flows: Mapping[int, LeafFlows],
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
-    """Gradients of the root's value.
+class _Arguments(NamedTuple):
+    """What `runs.descend` is told of a run, in its order; all but the last."""
+
+    routine: int
+    flows_of: np.ndarray
+    run: Shared
+    places: np.ndarray
+    batch: int
+    room: Rows
+    weights: Places
+    gradients: np.ndarray
+    adds: np.ndarray
+    back: np.ndarray
+    inputs: Rows
+    leaf_folds: int
+    leaf_flows: tuple[np.ndarray, np.ndarray, int]
+    sums: Rows
+    flows: np.ndarray
+    stops: np.ndarray
+
+
+class Descent:
+    """The way down through the runs of a program.
+
+    It may be made before the way up: all that can be laid out is laid out here.
 
     Args:
         program: The program.
         tables: Weights of the program's sums.
-        evaluated: What the evaluation kept.
-        gradient: (B,) gradient with respect to the root's value; where that is -inf, it counts as
-            zero by convention.
+        evaluated: What the evaluation keeps.
         leaf_flows: Units -> room for the gradients of the inputs, filled here.
         wanted: Of each table, whether its gradient is asked for.
-
-    Returns:
-        Of each table, the gradient of its log-weights, summed over the sums that have it.
-    """
-    # Of a sum's products the gradients are there for a moment; their parts are not used.
-    own = evaluated.arenas.sizes
-    room = taken(sizes_of(program, program.reused, own.batch, own.dtype, keep=False))
-    divide(np.ascontiguousarray(gradient), evaluated.arenas.root, room.root)
-    descent = _Descent(tables, evaluated, room, leaf_flows, wanted)
-    for number, run in reversed(list(enumerate(program.runs))):
-        if len(run.units) > 1:
-            descent.give_pairs(number, run)
-        else:
-            descent.give(number, run)
-    give_back(room)
-    return [None if own is None else own.total() for own in descent.collectors]
-
-
-class _Descent:
-    """The way down through the runs of a program.
-
-    Args:
-        tables: As in `gradients`.
-        evaluated: What the evaluation kept.
-        room: Arenas for the gradients.
-        leaf_flows: As in `gradients`.
-        wanted: As in `gradients`.
-
-    Attributes:
-        collectors: Of each table, what collects its gradient, if it is asked for.
     """
 
     def __init__(
         self,
+        program: Program,
         tables: Tables,
         evaluated: Kept,
-        room: Arenas,
         leaf_flows: Mapping[int, LeafFlows],
         wanted: Sequence[bool],
     ) -> None:
-        self._tables, self._evaluated, self._room = tables, evaluated, room
-        self._leaf_flows = leaf_flows
-        self.collectors = [
+        self._tables, self._evaluated, self._leaf_flows = tables, evaluated, leaf_flows
+        # Of a sum's products the gradients are there for a moment; their parts are not used.
+        own = evaluated.arenas.sizes
+        self._room = taken(sizes_of(program, program.reused, own.batch, own.dtype, keep=False))
+        self._collectors = [
             TableGradient(own) if asked else None
             for own, asked in zip(tables.tables, wanted, strict=True)
         ]
-        self._addresses = np.array([own.address if own else 0 for own in self.collectors])
+        self._addresses = np.array([own.address if own else 0 for own in self._collectors])
+        self._runs = [
+            (number, run, None if len(run.units) > 1 else self._arguments(number, run))
+            for number, run in enumerate(program.runs)
+        ]
 
-    def give(self, number: int, run: Run) -> None:
-        """Gives the gradients of a run of sums to what they read, and to their weights."""
-        (units,), room = run.units, self._room
-        arenas, exact = self._evaluated.arenas, self._evaluated.exact
+    def gradients(self, gradient: np.ndarray) -> list[Tensor | None]:
+        """Gradients of the root's value; to be asked for once.
+
+        Args:
+            gradient: (B,) gradient with respect to the root's value; where that is -inf, it counts
+                as zero by convention.
+
+        Returns:
+            Of each table, the gradient of its log-weights, summed over the sums that have it.
+        """
+        room = self._room
+        divide(np.ascontiguousarray(gradient), self._evaluated.arenas.root, room.root)
+        for number, run, told in reversed(self._runs):
+            if told is None:
+                self._give_pairs(number, run)
+            else:
+                self._give(run, told)
+        give_back(room)
+        return [None if own is None else own.total() for own in self._collectors]
+
+    def _arguments(self, number: int, run: Run) -> _Arguments:
+        (units,), room, arenas = run.units, self._room, self._evaluated.arenas
         step, of_flows = arenas.sizes.steps[number], room.sizes.steps[number]
         folds, sums = arenas.sums[units]
-        back, flows, to_leaves = room.products[units], room.values[units], self._leaf_flows[units]
-        stops = np.array([own.layer in exact for own in run.sums]) if exact else step.never
-        arguments: tuple[Any, ...] = (
-            *(address_of(arenas.sizes.dtype), room.outs[number][0], step.shared),
-            *(of_flows.shared[0], arenas.sizes.batch),
-            (arenas.products[units], arenas.parts[units], step.products),
-            *(self._tables.downwards, self._addresses, run.adds, back),
-            *(
-                self._evaluated.inputs[units].arrays,
-                folds,
-                to_leaves.arrays,
-            ),
-            *(sums, flows, stops),
+        return _Arguments(
+            routine=address_of(arenas.sizes.dtype),
+            flows_of=room.outs[number][0],
+            run=step.shared,
+            places=of_flows.shared[0],
+            batch=arenas.sizes.batch,
+            room=(arenas.products[units], arenas.parts[units], step.products),
+            weights=self._tables.downwards,
+            gradients=self._addresses,
+            adds=run.adds,
+            back=room.products[units],
+            inputs=self._evaluated.inputs[units].arrays,
+            leaf_folds=folds,
+            leaf_flows=self._leaf_flows[units].arrays,
+            sums=sums,
+            flows=room.values[units],
+            stops=step.never,
         )
-        at = len(run.sums)
-        while (at := descend(*(*arguments, at))) >= 0:
-            own = run.sums[at]
-            to = run.factors_of(of_flows.shared[0], at) - folds
-            of_sum = torch.from_numpy(back[: own.num_folds * arenas.sizes.batch])
-            _give_exactly(exact[own.layer], to, of_sum, flows)
 
-    def give_pairs(self, number: int, run: Run) -> None:
+    def _give(self, run: Run, told: _Arguments) -> None:
+        """Gives the gradients of a run of sums to what they read, and to their weights."""
+        exact, at = self._evaluated.exact, len(run.sums)
+        if exact:
+            told = told._replace(stops=np.array([own.layer in exact for own in run.sums]))
+        while (at := descend(*told, at)) >= 0:
+            own = run.sums[at]
+            to = run.factors_of(told.places, at) - told.leaf_folds
+            of_sum = torch.from_numpy(told.back[: own.num_folds * told.batch])
+            _give_exactly(exact[own.layer], to, of_sum, told.flows)
+
+    def _give_pairs(self, number: int, run: Run) -> None:
         """Likewise of a sum over pairs."""
         own, table = run.sums[0], int(run.tables[0])
         arenas, room = self._evaluated.arenas, self._room
@@ -126,7 +143,7 @@ class _Descent:
             pairs.Flows(self._evaluated, self._leaf_flows, room.values),
             self._tables.tables[table],
             u,
-            self.collectors[table],
+            self._collectors[table],
             bool(run.adds[0]),
         )
 

@@ -15,7 +15,7 @@ from pcircuits.compile.plan import Plan
 from pcircuits.errors import BackendError
 from pcircuits.execute.evidence import Evidence
 from pcircuits.execute.fused.arenas import give_back, lent_products
-from pcircuits.execute.fused.backward import gradients
+from pcircuits.execute.fused.backward import Descent
 from pcircuits.execute.fused.conditions import SumWeights, in_double, sum_weights, why_not
 from pcircuits.execute.fused.down_kernels import FILLS, REPLACES
 from pcircuits.execute.fused.forward import Evaluation
@@ -87,6 +87,9 @@ def input_posteriors(
         )
         for units, own in evaluation.kept.inputs.items()
     }
+    descent = Descent(
+        program, call.linear, evaluation.kept, flows, wanted=(False,) * len(call.tables)
+    )
     # Views are made before what they show: after the passes all code has left the caches.
     products, batch = lent_products(arenas), arenas.sizes.batch
     rows = {units: products[units] if units in in_place else flows[units].values for units in flows}
@@ -98,12 +101,12 @@ def input_posteriors(
     for layer, fold in places:
         units, place = plan.layers[layer].num_units, program.input_starts[layer] + fold
         found.append(folds[units][in_place[units][place] if units in in_place else place])
-    root = evaluation.run()
-    ones = _ones(batch, root.dtype)
-    gradients(program, call.linear, evaluation.kept, ones, flows, (False,) * len(call.tables))
+    log_value, ones = torch.from_numpy(evaluation.value), _ones(batch, evaluation.value.dtype)
+    evaluation.run()
+    descent.gradients(ones)
     if call.weights.dtype != prepared.dtype:
-        found = [own.to(prepared.dtype) for own in found]
-    return _tensor(root, prepared.dtype), evaluation.is_possible, found
+        log_value, found = log_value.to(prepared.dtype), [own.to(prepared.dtype) for own in found]
+    return log_value, evaluation.is_possible, found
 
 
 @lru_cache(maxsize=16)
@@ -212,7 +215,8 @@ class _Evaluation(torch.autograd.Function):
             for units, own in kept.inputs.items()
         }
         wanted = needed[len(call.readings) :]
-        logs = gradients(call.program, call.linear, kept, incoming[0].numpy(), flows, wanted)
+        descent = Descent(call.program, call.linear, kept, flows, wanted)
+        logs = descent.gradients(incoming[0].numpy())
         found = source_gradients(call.program, call.readings, flows, asked)
         return (None, *(found.get(i) for i in call.readings), *logs)
 

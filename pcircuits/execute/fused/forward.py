@@ -20,6 +20,7 @@ from pcircuits.execute.fused.blas import address_of
 from pcircuits.execute.fused.conditions import SumWeights
 from pcircuits.execute.fused.kept import Kept
 from pcircuits.execute.fused.kernels import logarithms
+from pcircuits.execute.fused.memory import NUMBERS
 from pcircuits.execute.fused.program import Program, Run
 from pcircuits.execute.fused.rows import input_rows
 from pcircuits.execute.fused.runs import ascend
@@ -38,6 +39,7 @@ class Evaluation:
 
     Attributes:
         kept: What it computes.
+        value: (B,) log-values of the root, filled by `run`.
         is_possible: Whether no example's value is -inf or NaN; known after `run`.
     """
 
@@ -57,19 +59,19 @@ class Evaluation:
         sizes = sizes_of(program, self._layout, batch, weights.dtype, keep=keep)
         inputs = input_rows(program, readings, weights.dtype)
         self.kept = Kept(inputs, taken(sizes), exact={})
+        self.value = np.empty(batch, NUMBERS[weights.dtype])
         self._logs: dict[int, Tensor] = {}
 
     def run(self) -> np.ndarray:
-        """(B,) log-values of the root."""
+        """Computes everything; returns `value`."""
         for number, run in enumerate(self._program.runs):
             if len(run.units) > 1:
                 self._compute_pairs(number, run)
             else:
                 self._compute(number, run)
         arenas = self.kept.arenas
-        value = np.empty(arenas.sizes.batch, arenas.root.dtype)
-        self.is_possible = logarithms(arenas.root, arenas.root_scales, value)
-        return value
+        self.is_possible = logarithms(arenas.root, arenas.root_scales, self.value)
+        return self.value
 
     def _compute_pairs(self, number: int, run: Run) -> None:
         own, arenas = run.sums[0], self.kept.arenas
