@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +13,7 @@ from pcircuits.errors import EvidenceError, OutOfMemoryError, ParameterError, is
 from pcircuits.execute import eager, reference
 from pcircuits.execute.choice import Choice, choose
 from pcircuits.execute.evidence import Evidence, check_evidence
-from pcircuits.execute.prepare import PreparedParameters, prepare, require_numbers
+from pcircuits.execute.prepare import PreparedParameters, prepare
 
 Parameters = Mapping[str, Tensor] | PreparedParameters
 
@@ -70,28 +70,20 @@ def _evaluate(plan: Plan, parameters: Parameters, evidence: Evidence, impl: str)
         return reference.log_value(plan.circuit, parameters, evidence)
     prepared = prepare_for(plan, parameters, evidence)
     implementation = choose(plan, prepared, evidence, impl).implementation
-    value = _log_value_of(implementation)(plan, prepared, evidence)
-    require_numbers(prepared, value)
-    return value
-
-
-def _log_value_of(
-    implementation: str,
-) -> Callable[[Plan, PreparedParameters, Evidence], Tensor]:
     # Imported where they are used, as in `choice`.
     if implementation == "fused":
         from pcircuits.execute.fused import evaluation as fused
 
-        return fused.log_value
+        return fused.log_value(plan, prepared, evidence)
     if implementation == "numba":
         from pcircuits.execute.numba import evaluation as compiled
 
-        return compiled.log_value
+        return compiled.log_value(plan, prepared, evidence)
     if implementation == "triton":
         from pcircuits.execute.triton import evaluation as kernels
 
-        return kernels.log_value
-    return eager.log_value
+        return kernels.log_value(plan, prepared, evidence)
+    return eager.log_value(plan, prepared, evidence)
 
 
 @contextmanager

@@ -24,6 +24,9 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
 
     The first gradient is computed by hand from what the forward pass keeps; a gradient of that
     (training through marginals) repeats the forward pass as ordinary operations.
+
+    Raises:
+        ParameterError: If a value is NaN, for the sake of a weight.
     """
     latent = latent_potentials(plan, prepared, evidence)
     leaves = leaf_values(plan, prepared, evidence, latent)
@@ -32,8 +35,10 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
     tensors = [*leaves.values(), *offsets.values(), *_distinct_logs(weights).values()]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         value: Tensor = _Evaluation.apply(plan, weights, tuple(leaves), tuple(offsets), *tensors)
-        return value
-    return _root_value(plan, leaves, offsets, weights)
+    else:
+        value = _root_value(plan, leaves, offsets, weights)
+    require_numbers(prepared, value)
+    return value
 
 
 def all_values(

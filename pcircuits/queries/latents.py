@@ -14,7 +14,7 @@ from pcircuits.execute.api import Parameters, forward, prepare_for
 from pcircuits.execute.choice import choose
 from pcircuits.execute.evidence import Evidence, check_evidence
 from pcircuits.execute.inputs import joint_batch_size
-from pcircuits.execute.prepare import PreparedParameters, require_numbers
+from pcircuits.execute.prepare import PreparedParameters
 from pcircuits.queries.likelihood import require_possible
 
 
@@ -100,7 +100,6 @@ def _input_posteriors(
 
     log_z, is_possible, found = input_posteriors(plan, prepared, evidence, list(places.values()))
     if not is_possible:
-        require_numbers(prepared, log_z)
         require_possible(log_z)
     return dict(zip(places, found, strict=True))
 

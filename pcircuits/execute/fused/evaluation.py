@@ -25,7 +25,7 @@ from pcircuits.execute.fused.rows import LeafFlows, source_gradients
 from pcircuits.execute.fused.tables import Tables
 from pcircuits.execute.inputs import Reading, latent_potentials, leaf_readings
 from pcircuits.execute.layers import evaluate
-from pcircuits.execute.prepare import PreparedParameters
+from pcircuits.execute.prepare import PreparedParameters, require_numbers
 from pcircuits.execute.weights import Weights
 
 __all__ = ["input_posteriors", "log_value", "why_not"]
@@ -39,6 +39,7 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
 
     Raises:
         BackendError: If the plan has no program.
+        ParameterError: If a value is NaN, for the sake of a weight.
     """
     call = _call(plan, prepared, evidence)
     tensors = call.tensors()
@@ -46,7 +47,7 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
         value: Tensor = _Evaluation.apply(call, *tensors)
         return value.to(prepared.dtype)
     evaluation = call.evaluation(keep=False)
-    root = evaluation.run()
+    root = call.run(evaluation)
     give_back(evaluation.kept.arenas)
     return _tensor(root, prepared.dtype)
 
@@ -69,7 +70,7 @@ def input_posteriors(
         places: Folds of input layers, (layer, fold).
 
     Returns:
-        (B,) log-values; whether none of them is -inf or NaN; of each place (B, K) posteriors of its
+        (B,) log-values; whether none of them is -inf; of each place (B, K) posteriors of its
         units.
     """
     call = _call(plan, prepared, evidence)
@@ -102,7 +103,7 @@ def input_posteriors(
         units, place = plan.layers[layer].num_units, program.input_starts[layer] + fold
         found.append(folds[units][in_place[units][place] if units in in_place else place])
     log_value, ones = torch.from_numpy(evaluation.value), _ones(batch, evaluation.value.dtype)
-    evaluation.run()
+    call.run(evaluation)
     descent.gradients(ones)
     if call.weights.dtype != prepared.dtype:
         log_value, found = log_value.to(prepared.dtype), [own.to(prepared.dtype) for own in found]
@@ -133,7 +134,7 @@ def _call(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> _Call
     if sums.dtype != prepared.dtype:
         readings = {i: _reading_in_double(own) for i, own in readings.items()}
         tables = [in_double(own) for own in tables]
-    return _Call(plan, program, readings, tables, sums)
+    return _Call(plan, prepared, program, readings, tables, sums)
 
 
 def _reading_in_double(reading: Reading) -> Reading:
@@ -150,6 +151,7 @@ class _Call:
     """What an evaluation is of."""
 
     plan: Plan
+    prepared: PreparedParameters
     program: Program
     readings: Mapping[int, Reading]
     tables: Sequence[Weights]
@@ -169,6 +171,17 @@ class _Call:
     def evaluation(self, *, keep: bool) -> Evaluation:
         """An evaluation of it, which the gradient may be asked of."""
         return Evaluation(self.program, self.readings, self.weights, keep=keep)
+
+    def run(self, evaluation: Evaluation) -> np.ndarray:
+        """(B,) log-values of the root.
+
+        Raises:
+            ParameterError: If some are NaN, for the sake of a weight.
+        """
+        root = evaluation.run()
+        if not evaluation.is_possible:
+            require_numbers(self.prepared, torch.from_numpy(root))
+        return root
 
     def value(self, tensors: Sequence[Tensor]) -> Tensor:
         """(B,) log-values by ordinary operations on the tensors."""
@@ -191,7 +204,7 @@ class _Evaluation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Tensor:
         evaluation = call.evaluation(keep=True)
-        root = torch.from_numpy(evaluation.run())
+        root = torch.from_numpy(call.run(evaluation))
         ctx.call = call
         kept, ctx.unpack = evaluation.kept.pack()
         # Saved, not stored: what an evaluation keeps is let go with the rest after the backward.

@@ -24,7 +24,7 @@ from pcircuits.execute.inputs import (
 from pcircuits.execute.layers import evaluate
 from pcircuits.execute.numba.graph import Graph, graph_of, has_single_units
 from pcircuits.execute.numba.passes import Gradients, Problem, gradients, root_values
-from pcircuits.execute.prepare import PreparedParameters
+from pcircuits.execute.prepare import PreparedParameters, require_numbers
 from pcircuits.execute.weights import AnyWeights, Weights
 
 
@@ -49,15 +49,17 @@ def log_value(plan: Plan, prepared: PreparedParameters, evidence: Evidence) -> T
 
     Raises:
         BackendError: If `why_not` says so.
+        ParameterError: If a value is NaN, for the sake of a weight.
     """
     reason = why_not(plan, prepared, evidence)
     if reason is not None:
         raise BackendError(f"impl='numba' evaluates circuits of single nodes; {reason}")
     if len(plan.layers) == 1:
-        leaves = leaf_values(plan, prepared, evidence, {})
-        return leaves[0][0, :, 0]  # the root is an input
-    call, tensors = lay_out(plan, prepared, evidence)
-    value: Tensor = _Evaluation.apply(call, *tensors)
+        value = leaf_values(plan, prepared, evidence, {})[0][0, :, 0]  # the root is an input
+    else:
+        call, tensors = lay_out(plan, prepared, evidence)
+        value = _Evaluation.apply(call, *tensors)
+    require_numbers(prepared, value)
     return value
 
 
