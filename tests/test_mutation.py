@@ -126,6 +126,9 @@ def outer(x):
     return inner(x) + 1
 def untraced(x):
     return 5
+@overload(outer, inline="always")
+def _code(x):
+    return inner
 """
 CALLER = """\
 from kernels import outer
@@ -151,6 +154,7 @@ def test_compiled_code_is_reached_through_what_calls_it(
     assert found[7] == [("caller.py", 3)]
     assert found[1] == found[4]
     assert callers(files, ("kernels.py", 9), traced.__contains__) == []
+    assert callers(files, ("kernels.py", 12), traced.__contains__) == found[7]
 
     lines = {"caller.py": {"3": ["t.py::a"]}, "kernels.py": {"3": [""]}}
     seconds = {"t.py::a": 3.0, "t.py::b": 1.0, "t.py::idle": 2.0}

@@ -40,10 +40,16 @@ def _names(file: str, line: int) -> list[str]:
         if not first <= line <= (node.end_lineno or first):
             continue
         if isinstance(node, _FUNCTIONS | ast.ClassDef):
-            return [node.name]
+            return [node.name, *_served(node)]
         stored = (n for n in ast.walk(node) if isinstance(n, ast.Name))
         return [n.id for n in stored if isinstance(n.ctx, ast.Store)]
     return []
+
+
+def _served(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> list[str]:
+    """Names given to decorators, such as that of a function which this one is the code of."""
+    calls = [own for own in node.decorator_list if isinstance(own, ast.Call)]
+    return [given.id for own in calls for given in own.args if isinstance(given, ast.Name)]
 
 
 def _uses(file: str, of: str, name: str) -> list[Place]:
