@@ -228,12 +228,12 @@ class Plan:
         # Immutable, and as deep as the circuit: copies of a model share its plan.
         return self
 
-    @property
+    @cached_property
     def num_variables(self) -> int:
         """Number of variables L."""
         return self.circuit.num_variables
 
-    @property
+    @cached_property
     def num_categories(self) -> int:
         """Largest number of categories V."""
         return self.circuit.num_categories

@@ -142,7 +142,8 @@ def prepare_for(plan: Plan, parameters: Parameters, evidence: Evidence) -> Prepa
         EvidenceError: If it does not.
         ParameterError: If the parameters do not fit the plan.
     """
-    prepared = prepare(plan, parameters, _device(evidence))
+    is_prepared = isinstance(parameters, PreparedParameters)
+    prepared = prepare(plan, parameters, None if is_prepared else _device(evidence))
     if prepared.batch_size not in (None, 1, evidence.batch_size) and has_batch(evidence):
         raise EvidenceError(
             f"evidence is about {evidence.batch_size} examples, the parameters are given for "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class Evidence:
             _check_below_infinity(what, potentials)
         self._check_shapes()
 
-    @property
+    @cached_property
     def batch_size(self) -> int:
         """Number of examples B; 1 for evidence about nothing."""
         return next((t.shape[0] for t in self._tensors()), 1)
