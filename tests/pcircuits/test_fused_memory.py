@@ -60,6 +60,26 @@ def test_memory_is_taken_again_when_nobody_holds_it(monkeypatch: pytest.MonkeyPa
     assert address(block_for(wanted)) == first
 
 
+def test_what_was_given_back_last_is_taken_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caches may still hold; results that were kept for a while leave others behind."""
+    monkeypatch.setattr(memory, "_FREE", [])
+    monkeypatch.setattr(arenas, "_FREE", [])
+    wanted = [((SIZE,), FLOAT)]
+    blocks = [block_for(wanted) for _ in range(3)]
+    last = address(blocks[1])
+    for number in (0, 2, 1):
+        blocks[number] = np.empty(0)
+    assert address(block_for(wanted)) == last
+
+    model, values = hmm_and_values(64)
+    names, evidence = ["state_0", "state_5"], pc.Evidence(values)
+    found = [model.latent_marginals(evidence, names) for _ in range(3)]
+    last = found[1]["state_5"].data_ptr()
+    for number in (0, 2, 1):
+        found[number] = {}
+    assert model.latent_marginals(evidence, names)["state_5"].data_ptr() == last
+
+
 def test_a_tensor_holds_its_memory() -> None:
     tensor = torch.from_numpy(array_of((SIZE,), FLOAT))
     part = tensor.fill_(3.0)[100:200]

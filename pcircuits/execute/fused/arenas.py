@@ -221,7 +221,7 @@ _FREE: list[Arenas] = []
 
 def taken(sizes: Sizes) -> Arenas:
     """Arenas that are the caller's until it gives them back, unset."""
-    for arenas in tuple(_FREE):
+    for arenas in reversed(tuple(_FREE)):  # the last one may still be in the caches
         if arenas.sizes is sizes and _take(arenas):
             return arenas
     return Arenas(sizes)

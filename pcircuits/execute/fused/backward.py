@@ -52,6 +52,8 @@ class Descent:
         evaluated: What the evaluation keeps.
         leaf_flows: Units -> room for the gradients of the inputs, filled here.
         wanted: Of each table, whether its gradient is asked for.
+        in_place: Whether gradients of sums may be left where their values are: the values are not
+            read on the way down, nor afterwards.
     """
 
     def __init__(
@@ -61,11 +63,14 @@ class Descent:
         evaluated: Kept,
         leaf_flows: Mapping[int, LeafFlows],
         wanted: Sequence[bool],
+        *,
+        in_place: bool = False,
     ) -> None:
         self._tables, self._evaluated, self._leaf_flows = tables, evaluated, leaf_flows
         # Of a sum's products the gradients are there for a moment; their parts are not used.
         own = evaluated.arenas.sizes
         self._room = taken(sizes_of(program, program.reused, own.batch, own.dtype, keep=False))
+        self._flows = evaluated.arenas if in_place else self._room
         self._collectors = [
             TableGradient(own) if asked else None
             for own, asked in zip(tables.tables, wanted, strict=True)
@@ -87,7 +92,7 @@ class Descent:
             Of each table, the gradient of its log-weights, summed over the sums that have it.
         """
         room = self._room
-        divide(np.ascontiguousarray(gradient), self._evaluated.arenas.root, room.root)
+        divide(np.ascontiguousarray(gradient), self._evaluated.arenas.root, self._flows.root)
         for number, run, told in reversed(self._runs):
             if told is None:
                 self._give_pairs(number, run)
@@ -98,11 +103,11 @@ class Descent:
 
     def _arguments(self, number: int, run: Run) -> _Arguments:
         (units,), room, arenas = run.units, self._room, self._evaluated.arenas
-        step, of_flows = arenas.sizes.steps[number], room.sizes.steps[number]
+        step, of_flows = arenas.sizes.steps[number], self._flows.sizes.steps[number]
         folds, sums = arenas.sums[units]
         return _Arguments(
             routine=address_of(arenas.sizes.dtype),
-            flows_of=room.outs[number][0],
+            flows_of=self._flows.outs[number][0],
             run=step.shared,
             places=of_flows.shared[0],
             batch=arenas.sizes.batch,
@@ -115,7 +120,7 @@ class Descent:
             leaf_folds=folds,
             leaf_flows=self._leaf_flows[units].arrays,
             sums=sums,
-            flows=room.values[units],
+            flows=self._flows.values[units],
             stops=step.never,
         )
 

@@ -89,7 +89,12 @@ def input_posteriors(
         for units, own in evaluation.kept.inputs.items()
     }
     descent = Descent(
-        program, call.linear, evaluation.kept, flows, wanted=(False,) * len(call.tables)
+        program,
+        call.linear,
+        evaluation.kept,
+        flows,
+        wanted=(False,) * len(call.tables),
+        in_place=not program.rereads,
     )
     # Views are made before what they show: after the passes all code has left the caches.
     products, batch = lent_products(arenas), arenas.sizes.batch

@@ -62,7 +62,7 @@ def _block(size: int) -> np.ndarray:
     """So many bytes, unset."""
     if not 0 < size <= LARGEST:
         return np.empty(size, np.uint8)
-    for block in tuple(_FREE):
+    for block in reversed(tuple(_FREE)):  # the last one may still be in the caches
         # A block far too large is left for those who need it.
         if size <= len(block) <= 4 * size and _taken(block):
             return _lent(block)
