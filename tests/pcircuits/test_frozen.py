@@ -47,3 +47,13 @@ def test_what_holds_arrays_is_a_dataclass(package: str) -> None:
     """With the fields that it says, in their order."""
     for own in classes(package).values():
         assert [field.name for field in dataclasses.fields(own)] == list(own.__annotations__)
+
+
+@pytest.mark.parametrize("package", ["pcircuits.compile", "codd.coupling", "codd.decoding"])
+def test_no_dataclass_can_be_changed(package: str) -> None:
+    found = classes(package)
+    assert len(found) > 5
+    for own in found.values():
+        for field in dataclasses.fields(own):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(object.__new__(own), field.name, None)
