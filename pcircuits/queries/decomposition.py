@@ -8,6 +8,7 @@ from torch import Tensor
 from pcircuits.compile.plan import InputLayer
 from pcircuits.execute.inputs import latent_potentials, leaf_values
 from pcircuits.execute.layers import evaluate
+from pcircuits.execute.prepare import require_numbers
 from pcircuits.execute.weights import Weights
 from pcircuits.queries.likelihood import require_possible
 from pcircuits.queries.posterior import Posterior
@@ -46,6 +47,7 @@ def latent_decomposition(given: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         weights = {i: made[id(w)] for i, w in given.prepared.weights.items() if i not in leaves}
         values = evaluate(given.plan, leaves, inner, weights, keep_all=False)
         log_z = values[len(given.plan.layers) - 1][0, :, 0]
+        require_numbers(given.prepared, log_z)
         require_possible(log_z)
         tensors = [*leaves.values(), *inner.values(), *(w.log for w in made.values())]
         factor = torch.ones_like(log_z, requires_grad=True)

@@ -128,11 +128,18 @@ def require_possible(log_z: Tensor) -> None:
     """Checks that conditional queries have something to condition on.
 
     Raises:
-        EvidenceError: If some example's evidence has probability zero.
+        EvidenceError: If some example's evidence has probability zero, or its log-value is NaN.
     """
-    if log_z.detach().amin().item() > -torch.inf:
+    own = log_z.detach()
+    if own.amin().item() > -torch.inf:
         return
-    dead = (log_z.detach() == -torch.inf).nonzero()[:, 0].tolist()
+    wrong = own.isnan().nonzero()[:, 0].tolist()
+    if wrong:
+        raise EvidenceError(
+            f"the log-value of example {wrong[0]} (of {len(wrong)} such) is nan; expected "
+            f"log-weights below +inf"
+        )
+    dead = (own == -torch.inf).nonzero()[:, 0].tolist()
     if dead:
         raise EvidenceError(
             f"the evidence of example {dead[0]} (of {len(dead)} such) has probability zero, so "

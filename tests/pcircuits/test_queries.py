@@ -15,6 +15,7 @@ from torch import Tensor
 
 import pcircuits as pc
 from pcircuits.errors import EvidenceError, ParameterError
+from pcircuits.queries.likelihood import require_possible
 from tests.support.circuits import (
     SEEDS,
     circuits,
@@ -392,6 +393,13 @@ def test_conditioning_on_the_impossible_names_the_example(query: str) -> None:
 
     with pytest.raises(EvidenceError, match="example 1"):
         CONDITIONAL[query](plan, parameters, pc.Evidence(log_potentials=potentials))
+
+
+def test_log_values_that_are_no_numbers_are_refused() -> None:
+    """As on a device, where nothing has named the weight before."""
+    require_possible(torch.tensor([0.0, -700.0]))
+    with pytest.raises(EvidenceError, match=r"example 1 \(of 2 such\) is nan"):
+        require_possible(torch.tensor([0.0, math.nan, -math.inf, math.nan]))
 
 
 @pytest.mark.parametrize("query", CONDITIONAL)

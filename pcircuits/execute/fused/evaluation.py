@@ -98,11 +98,9 @@ def input_posteriors(
     )
     # Views are made before what they show: after the passes all code has left the caches.
     products, batch = lent_products(arenas), arenas.sizes.batch
-    rows = {units: products[units] if units in in_place else flows[units].values for units in flows}
     asked = {plan.layers[layer].num_units for layer, _ in places}
-    folds = {
-        units: torch.from_numpy(rows[units]).view(-1, batch, units).unbind() for units in asked
-    }
+    rows = {units: products[units] if units in in_place else flows[units].values for units in asked}
+    folds = {k: torch.from_numpy(own).view(-1, batch, k).unbind() for k, own in rows.items()}
     found = []
     for layer, fold in places:
         units, place = plan.layers[layer].num_units, program.input_starts[layer] + fold
